@@ -1,0 +1,52 @@
+//! The subcommands, one file each.
+//!
+//! Invariant: a subcommand opens at most one store, and closes it before it returns.
+
+pub(crate) mod cancel;
+pub(crate) mod delete;
+pub(crate) mod demo;
+pub(crate) mod history;
+pub(crate) mod list;
+pub(crate) mod prune;
+pub(crate) mod queues;
+pub(crate) mod schema;
+pub(crate) mod show;
+pub(crate) mod signal;
+pub(crate) mod start;
+
+use crate::{
+    cli::{Cli, Command},
+    demo::worker,
+    error::CliError,
+    output::Output,
+    store,
+};
+
+/// Opens the store, runs the subcommand with it, closes it however that ended.
+macro_rules! with_store {
+    ($globals:expr, $run:path, $arguments:expr, $output:expr) => {{
+        let store = store::open($globals).await?;
+        let result = $run(&store, $arguments, $output).await;
+        store.close().await;
+        result
+    }};
+}
+
+/// Runs the subcommand.
+pub(crate) async fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
+    let Cli { globals, command } = cli;
+    match &command {
+        Command::Demo(arguments) => demo::run(&globals, arguments, output).await,
+        Command::DemoWorker(arguments) => worker::run(&globals, arguments).await,
+        Command::Schema(action) => schema::run(&globals, *action, output).await,
+        Command::List(arguments) => with_store!(&globals, list::run, arguments, output),
+        Command::Show(arguments) => with_store!(&globals, show::run, arguments, output),
+        Command::History(arguments) => with_store!(&globals, history::run, arguments, output),
+        Command::Queues(arguments) => with_store!(&globals, queues::run, arguments, output),
+        Command::Start(arguments) => with_store!(&globals, start::run, arguments, output),
+        Command::Signal(arguments) => with_store!(&globals, signal::run, arguments, output),
+        Command::Cancel(arguments) => with_store!(&globals, cancel::run, arguments, output),
+        Command::Delete(arguments) => with_store!(&globals, delete::run, arguments, output),
+        Command::Prune(arguments) => with_store!(&globals, prune::run, arguments, output),
+    }
+}

@@ -1,0 +1,56 @@
+-- sf_delete_instances: removes instances with all that belongs to them. Answers {code, instances, executions,
+-- events, messages}; code 0 done, 5 one is still running and p_force is false, 6 one has a sub-orchestration
+-- that is not among p_instances. The offender is in `culprit`.
+-- Called by: op/delete_instances.rs.
+-- Locks: batch id; instance rows by key ascending (waits for them).  Hints: none.  Errors: none.
+CREATE OR REPLACE FUNCTION sf_delete_instances(
+    p_batch_id uuid, p_retain_ms bigint, p_instances text[], p_force boolean,
+    OUT results bigint[], OUT culprit text)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+DECLARE
+    v_keys       bigint[];
+    v_count      bigint;
+    v_executions bigint;
+    v_events     bigint;
+    v_messages   bigint := 0;
+BEGIN
+    results := sf_batch_results(p_batch_id);
+    IF results IS NOT NULL THEN
+        RETURN;
+    END IF;
+    v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (p_instances)
+                    ORDER BY i.instance_key FOR UPDATE);
+    SELECT i.instance_id INTO culprit FROM sf_instance i
+    WHERE i.instance_key = ANY (v_keys) AND i.status = 'Running' AND i.orchestration_name IS NOT NULL
+      AND NOT p_force ORDER BY i.instance_key LIMIT 1;
+    IF culprit IS NOT NULL THEN
+        results := ARRAY[5, 0, 0, 0, 0];
+        RETURN;
+    END IF;
+    SELECT i.instance_id INTO culprit FROM sf_instance i
+    WHERE i.parent_instance_id = ANY (p_instances) AND NOT i.instance_id = ANY (p_instances) LIMIT 1;
+    IF culprit IS NOT NULL THEN
+        results := ARRAY[6, 0, 0, 0, 0];
+        RETURN;
+    END IF;
+    DELETE FROM sf_event e WHERE e.instance_key = ANY (v_keys);
+    GET DIAGNOSTICS v_events = ROW_COUNT;
+    DELETE FROM sf_execution x WHERE x.instance_key = ANY (v_keys);
+    GET DIAGNOSTICS v_executions = ROW_COUNT;
+    DELETE FROM sf_kv v WHERE v.instance_key = ANY (v_keys);
+    DELETE FROM sf_turn t WHERE t.instance_key = ANY (v_keys);
+    DELETE FROM sf_message s WHERE s.instance_key = ANY (v_keys);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_messages := v_messages + v_count;
+    DELETE FROM sf_work w WHERE w.instance_key = ANY (v_keys);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_messages := v_messages + v_count;
+    DELETE FROM sf_inbox x WHERE x.instance_id = ANY (p_instances);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_messages := v_messages + v_count;
+    v_count := (SELECT count(*) FROM sf_instance i WHERE i.instance_key = ANY (v_keys));
+    DELETE FROM sf_instance i WHERE i.instance_key = ANY (v_keys);
+    results := ARRAY[0, v_count, v_executions, v_events, v_messages];
+    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, results);
+END $$;

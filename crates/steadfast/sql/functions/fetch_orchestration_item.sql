@@ -1,0 +1,151 @@
+-- sf_fetch_orchestration_item: claims up to p_limit instances that have due messages, for as many waiters.
+-- One row per instance; one row with instance_key NULL when there is none, telling when to look again.
+--
+-- p_batch_id, p_claim: identity of this call; p_claim marks what it claims (the token's fence).
+-- p_retry: the answer to p_batch_id was lost: return what it claimed, or make sure that it never will.
+-- p_min_version, p_max_version: replay versions (packed) that the caller runs; both NULL: any.
+-- p_owner, p_evicted: the caller's cache holds the history of every instance whose cache_owner is
+--     p_owner, except those listed; the others come with their events.
+-- p_max_messages, p_max_bytes: bound of what one instance is handed at once; the rest waits its turn.
+--
+-- Called by: op/fetch_orchestration_item.rs.
+-- Locks: batch id; instance rows by key ascending, never waiting (a row held elsewhere is passed over and
+--        `busy` says so); start messages of new instances, never waiting.
+-- Hints: none.  Errors: none of its own.
+CREATE OR REPLACE FUNCTION sf_fetch_orchestration_item(
+    p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint,
+    p_min_version bigint, p_max_version bigint, p_owner bigint, p_evicted bigint[],
+    p_max_messages integer, p_max_bytes bigint)
+RETURNS TABLE (
+    instance_key bigint, instance_id text, orchestration_name bytea, orchestration_version bytea,
+    execution_id bigint, history_revision bigint, last_event_id bigint, cached boolean, attempt_count integer,
+    message_ids bigint[], messages bytea[], events bytea[], kv_keys bytea[], kv_values bytea[], kv_at_ms bigint[],
+    next_due_ms bigint, busy boolean, skipped boolean, dropped bigint)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    v_now      timestamptz := clock_timestamp();
+    v_until    timestamptz := v_now + p_lease_ms * interval '1 millisecond';
+    v_keys     bigint[] := '{}';   -- claimed by this call
+    v_locked   bigint[];
+    v_due      bigint[];
+    v_ids      text[];
+    v_new      text[];
+    v_page     integer := 64 + 8 * p_limit;
+    v_rows     bigint := 0;        -- rows of the page that were looked at
+    v_want     integer;
+    v_busy     boolean := false;
+    v_dropped  bigint := 0;
+    v_parked   bigint := 0;
+    v_next_ms  bigint;
+BEGIN
+    IF sf_batch_results(p_batch_id) IS NOT NULL THEN
+        RETURN;                    -- a retry has closed this call before it began
+    END IF;
+    IF p_retry THEN
+        v_keys := ARRAY(SELECT t.instance_key FROM sf_turn t
+                        WHERE t.lane >= 0 AND t.available_at > v_now AND t.claim = p_claim);
+        PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, v_keys);
+    ELSE
+        -- 1. Scheduling rows that are due: leases that ended, delays that passed, routed backlog.
+        v_due := ARRAY(
+            SELECT c.instance_key FROM sf_turn_lanes() l CROSS JOIN LATERAL (
+                SELECT t.instance_key, t.available_at FROM sf_turn t
+                WHERE t.lane = l.lane AND t.available_at <= v_now
+                ORDER BY t.available_at LIMIT p_limit) c
+            WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
+            ORDER BY c.available_at LIMIT p_limit);
+        IF cardinality(v_due) > 0 THEN
+            v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (v_due)
+                              ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+            v_busy := cardinality(v_locked) < cardinality(v_due);
+            WITH claimed AS (
+                UPDATE sf_turn t SET claim = p_claim, available_at = v_until, leased_at = v_now, lease_ms = p_lease_ms
+                WHERE t.instance_key = ANY (v_locked) AND t.available_at <= v_now AND t.lane >= 0
+                RETURNING t.instance_key)
+            SELECT coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
+        END IF;
+
+        -- 2. The head of the inbox, for as many as are still wanted.
+        v_want := p_limit - cardinality(v_keys);
+        IF v_want > 0 THEN
+            SELECT h.rows_seen, h.ready, h.ready_new, h.parked, h.dropped
+              INTO v_rows, v_ids, v_new, v_parked, v_dropped
+              FROM sf_inbox_head(v_now, v_page, v_want, p_min_version, p_max_version) h;
+            IF cardinality(v_new) > 0 THEN
+                -- A new instance has no row to lock: its start message is the ticket.
+                INSERT INTO sf_instance (instance_id)
+                SELECT n.instance_id FROM (
+                    SELECT s.instance_id FROM unnest(v_new) AS u(id) CROSS JOIN LATERAL (
+                        SELECT x.instance_id FROM sf_inbox x
+                        WHERE x.instance_id = u.id AND x.visible_at <= v_now AND x.kind IN (1, 2)
+                        ORDER BY x.visible_at, x.message_id LIMIT 1 FOR UPDATE SKIP LOCKED) s
+                    ORDER BY s.instance_id) n
+                ON CONFLICT DO NOTHING;
+            END IF;
+            IF cardinality(v_ids) > 0 THEN
+                v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
+                                  ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+                v_busy := v_busy OR cardinality(v_locked) < cardinality(v_ids);
+                WITH claimed AS (
+                    INSERT INTO sf_turn AS t (instance_key, lane, available_at, claim, leased_at, lease_ms)
+                    SELECT i.instance_key, coalesce(i.replay_version, 0), v_until, p_claim, v_now, p_lease_ms
+                    FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+                    WHERE i.replay_version IS NULL OR p_min_version IS NULL
+                       OR i.replay_version BETWEEN p_min_version AND p_max_version
+                    ON CONFLICT (instance_key) DO UPDATE
+                       SET lane = excluded.lane, available_at = excluded.available_at, claim = excluded.claim,
+                           leased_at = excluded.leased_at, lease_ms = excluded.lease_ms
+                     WHERE t.claim IS NULL OR t.available_at <= v_now
+                    RETURNING t.instance_key)
+                SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
+            END IF;
+        END IF;
+        IF cardinality(v_keys) > 0 THEN
+            v_keys := sf_route_claimed(v_keys, p_claim, v_now, p_max_messages, p_max_bytes);
+        END IF;
+        IF cardinality(v_keys) < p_limit AND v_rows >= v_page THEN
+            -- The whole page was of no use to this caller: move such messages out of everybody's way.
+            v_parked := sf_inbox_park(v_now, v_page, p_min_version, p_max_version);
+            v_busy := v_busy OR v_parked > 0;
+        END IF;
+        IF cardinality(v_keys) < p_limit AND NOT v_busy THEN
+            v_next_ms := (SELECT ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)::bigint FROM (
+                (SELECT x.visible_at AS at FROM sf_inbox x WHERE x.visible_at > v_now ORDER BY x.visible_at LIMIT 1)
+                UNION ALL
+                SELECT c.available_at FROM sf_turn_lanes() l CROSS JOIN LATERAL (
+                    SELECT t.available_at FROM sf_turn t WHERE t.lane = l.lane AND t.available_at > v_now
+                    ORDER BY t.available_at LIMIT 1) c
+                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version) d);
+        END IF;
+    END IF;
+
+    IF cardinality(v_keys) = 0 THEN
+        RETURN QUERY SELECT NULL::bigint, NULL::text, NULL::bytea, NULL::bytea, NULL::bigint, NULL::bigint,
+            NULL::bigint, NULL::boolean, NULL::integer, NULL::bigint[], NULL::bytea[], NULL::bytea[], NULL::bytea[],
+            NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_parked > 0, v_dropped;
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT i.instance_key, i.instance_id, i.orchestration_name, i.orchestration_version, i.execution_id,
+           i.history_revision, h.last_event_id, own.cached, m.attempt_count, m.ids, m.payloads,
+           CASE WHEN own.cached THEN NULL ELSE ARRAY(
+                SELECT e.payload FROM sf_event e
+                WHERE e.instance_key = k.id AND e.execution_id = i.execution_id ORDER BY e.event_id) END,
+           kv.keys, kv.vals, kv.at_ms, v_next_ms, v_busy, v_parked > 0, v_dropped
+    FROM unnest(v_keys) AS k(id)
+    JOIN sf_instance i ON i.instance_key = k.id
+    CROSS JOIN LATERAL (SELECT i.cache_owner IS NOT DISTINCT FROM p_owner
+                               AND NOT (k.id = ANY (p_evicted)) AS cached) own
+    CROSS JOIN LATERAL (SELECT (SELECT e.event_id FROM sf_event e
+                                WHERE e.instance_key = k.id AND e.execution_id = i.execution_id
+                                ORDER BY e.event_id DESC LIMIT 1) AS last_event_id) h
+    CROSS JOIN LATERAL (SELECT max(s.attempt_count) AS attempt_count,
+                               array_agg(s.message_id ORDER BY s.message_id) AS ids,
+                               array_agg(s.payload ORDER BY s.message_id) AS payloads
+                        FROM sf_message s WHERE s.instance_key = k.id AND s.claim = p_claim) m
+    CROSS JOIN LATERAL (SELECT array_agg(v.key) AS keys, array_agg(v.base_value) AS vals,
+                               array_agg(v.base_at_ms) AS at_ms
+                        FROM sf_kv v WHERE v.instance_key = k.id AND v.base_value IS NOT NULL) kv;
+END $$;

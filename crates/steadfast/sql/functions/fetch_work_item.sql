@@ -1,0 +1,99 @@
+-- sf_fetch_work_item: claims up to p_limit due activities, for as many waiters. One row per activity; one row
+-- with instance_key NULL when there is none, telling when to look again.
+--
+-- p_batch_id, p_claim, p_retry: as in sf_fetch_orchestration_item.
+-- p_tags: tag keys that the waiters take; NULL: any.
+-- p_owners: the session owner of each waiter, one entry per waiter; NULL: none takes session activities.
+--     `owner` of a row says which waiter must get it; NULL: any.
+--
+-- Called by: op/fetch_work_item.rs.
+-- Locks: batch id; session rows by key ascending, then work rows, never waiting.
+-- Hints: none.  Errors: none.
+CREATE OR REPLACE FUNCTION sf_fetch_work_item(
+    p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[],
+    p_owners bytea[], p_session_lease_ms bigint)
+RETURNS TABLE (
+    instance_key bigint, work_id bigint, instance_id text, execution_id bigint, activity_id bigint,
+    attempt_count integer, owner bytea, in_session boolean, payload bytea, next_due_ms bigint, busy boolean)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    v_now    timestamptz := clock_timestamp();
+    v_until  timestamptz := v_now + p_lease_ms * interval '1 millisecond';
+    v_tags   bytea[] := p_tags;
+    v_keys   bigint[] := '{}';
+    v_works  bigint[] := '{}';
+    v_dues   timestamptz[];
+    v_owners bytea[];
+    v_busy   boolean := false;
+    v_next   bigint;
+    v_found  integer := 0;
+BEGIN
+    IF sf_batch_results(p_batch_id) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    IF v_tags IS NULL THEN
+        v_tags := ARRAY(SELECT t.tag FROM sf_work_tags(NULL) t);
+    END IF;
+    IF p_retry THEN
+        RETURN QUERY
+        SELECT w.instance_key, w.work_id, i.instance_id, w.execution_id, w.activity_id, w.attempt_count,
+               s.owner, w.session_key IS NOT NULL, w.payload, NULL::bigint, false
+        FROM (SELECT a.* FROM unnest(v_tags) AS t(tag) JOIN sf_work a
+                  ON a.session_key IS NULL AND a.tag = t.tag AND a.available_at > v_now
+              UNION ALL
+              SELECT b.* FROM sf_session l JOIN sf_work b ON b.session_key = l.session_key AND b.available_at > v_now
+              WHERE l.owner = ANY (p_owners)) w
+        JOIN sf_instance i ON i.instance_key = w.instance_key
+        LEFT JOIN sf_session s ON s.session_key = w.session_key
+        WHERE w.claim = p_claim;
+        PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, '{}');
+        RETURN;
+    END IF;
+
+    -- Activities without a session, locked at once: the head that others are taking is passed over.
+    SELECT array_agg(c.instance_key ORDER BY c.available_at, c.work_id),
+           array_agg(c.work_id ORDER BY c.available_at, c.work_id),
+           array_agg(c.available_at ORDER BY c.available_at, c.work_id)
+      INTO v_keys, v_works, v_dues
+      FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+           SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
+           WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at <= v_now
+           ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
+    IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
+        SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
+        FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
+    ELSE
+        v_keys := v_keys[1:p_limit];
+        v_works := v_works[1:p_limit];
+    END IF;
+
+    IF cardinality(v_keys) > 0 THEN
+        RETURN QUERY
+        WITH claimed AS (
+            UPDATE sf_work w SET claim = p_claim, available_at = v_until, leased_at = v_now, lease_ms = p_lease_ms,
+                   attempt_count = w.attempt_count + 1
+            FROM unnest(v_keys, v_works, v_owners) AS c(key, work_id, owner)
+            WHERE w.instance_key = c.key AND w.work_id = c.work_id
+            RETURNING w.instance_key, w.work_id, w.execution_id, w.activity_id, w.attempt_count, c.owner,
+                      w.session_key, w.payload)
+        SELECT c.instance_key, c.work_id, i.instance_id, c.execution_id, c.activity_id, c.attempt_count, c.owner,
+               c.session_key IS NOT NULL, c.payload, NULL::bigint, v_busy
+        FROM claimed c JOIN sf_instance i ON i.instance_key = c.instance_key ORDER BY c.work_id;
+        GET DIAGNOSTICS v_found = ROW_COUNT;
+    END IF;
+    IF v_found < p_limit AND NOT v_busy THEN
+        v_next := (SELECT ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)::bigint FROM (
+            SELECT n.available_at AS at FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+                SELECT w.available_at FROM sf_work w
+                WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at > v_now
+                ORDER BY w.available_at LIMIT 1) n
+            UNION ALL
+            SELECT s.at FROM sf_session_next_due(v_now, p_tags, p_owners) AS s(at)) d);
+    END IF;
+    IF v_found < p_limit THEN
+        RETURN QUERY SELECT NULL::bigint, NULL::bigint, NULL::text, NULL::bigint, NULL::bigint, NULL::integer,
+            NULL::bytea, NULL::boolean, NULL::bytea, v_next, v_busy;
+    END IF;
+END $$;

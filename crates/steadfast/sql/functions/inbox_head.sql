@@ -1,0 +1,62 @@
+-- sf_inbox_head: looks at the first p_page due messages and says whose they are.
+-- ready:     ids of up to p_want instances that may be claimed now, in the order of their oldest message
+-- ready_new: those of them that have no row yet (each has a start message)
+-- parked:    how many instances of the page cannot be claimed by this caller now
+-- dropped:   queue messages without an orchestration, deleted here as the provider guide demands
+-- Called by: sf_fetch_orchestration_item.
+-- Locks: rows that it drops, never waiting.
+-- Hints: none.  Errors: none.
+CREATE OR REPLACE FUNCTION sf_inbox_head(
+    p_now timestamptz, p_page integer, p_want integer, p_min_version bigint, p_max_version bigint,
+    OUT rows_seen bigint, OUT ready text[], OUT ready_new text[], OUT parked bigint, OUT dropped bigint)
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+DECLARE
+    v_orphans text[];
+BEGIN
+    WITH page AS MATERIALIZED (
+        SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x WHERE x.visible_at <= p_now
+        ORDER BY x.visible_at, x.message_id LIMIT p_page
+    ), heads AS MATERIALIZED (
+        SELECT p.instance_id, min(p.visible_at) AS visible_at, min(p.message_id) AS message_id, count(*) AS n
+        FROM page p GROUP BY p.instance_id
+    ), judged AS MATERIALIZED (
+        SELECT h.instance_id, h.visible_at, h.message_id, h.n, i.instance_key IS NULL AS is_new,
+               coalesce(t.claim IS NOT NULL AND t.available_at > p_now, false) AS leased,
+               coalesce(i.replay_version NOT BETWEEN p_min_version AND p_max_version, false) AS incompatible,
+               i.orchestration_name IS NOT NULL
+               OR EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = h.instance_id
+                            AND s.visible_at <= p_now AND s.kind IN (1, 2))
+               OR EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
+               OR EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)) AS known
+        FROM heads h
+        LEFT JOIN sf_instance i ON i.instance_id = h.instance_id
+        LEFT JOIN sf_turn t ON t.instance_key = i.instance_key
+    ), chosen AS (
+        SELECT j.instance_id, j.is_new, j.visible_at, j.message_id FROM judged j
+        WHERE j.known AND NOT j.leased AND NOT j.incompatible
+        ORDER BY j.visible_at, j.message_id LIMIT p_want)
+    SELECT (SELECT coalesce(sum(j.n), 0) FROM judged j),
+           (SELECT coalesce(array_agg(c.instance_id ORDER BY c.visible_at, c.message_id), '{}') FROM chosen c),
+           (SELECT coalesce(array_agg(c.instance_id), '{}') FROM chosen c WHERE c.is_new),
+           (SELECT count(*) FROM judged j WHERE j.leased OR j.incompatible OR NOT j.known),
+           (SELECT array_agg(j.instance_id) FROM judged j WHERE NOT j.known AND NOT j.leased)
+      INTO rows_seen, ready, ready_new, parked, v_orphans;
+    dropped := 0;
+    IF v_orphans IS NOT NULL THEN
+        -- Known again in this statement's own snapshot: a start that has arrived since keeps its messages.
+        WITH doomed AS MATERIALIZED (
+            SELECT x.instance_id, x.visible_at, x.message_id FROM unnest(v_orphans) AS o(id)
+            CROSS JOIN LATERAL (
+                SELECT q.instance_id, q.visible_at, q.message_id FROM sf_inbox q
+                WHERE q.instance_id = o.id AND q.visible_at <= p_now AND q.kind = 3
+                LIMIT 1000 FOR UPDATE SKIP LOCKED) x
+            WHERE NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = o.id AND s.kind <> 3)
+              AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = o.id)
+        ), gone AS (
+            DELETE FROM sf_inbox x USING doomed d
+            WHERE x.instance_id = d.instance_id AND x.visible_at = d.visible_at AND x.message_id = d.message_id
+            RETURNING 1)
+        SELECT count(*) INTO dropped FROM gone;
+    END IF;
+END $$;

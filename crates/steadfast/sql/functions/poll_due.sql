@@ -1,0 +1,26 @@
+-- sf_poll_due: one cheap look that bounds what a lost hint can cost: how long until each queue has something
+-- due (0: now, NULL: nothing known).
+-- Called by: listen.rs, once per fallback interval while somebody waits; also its heartbeat.
+-- Locks: none.  Hints: none.  Errors: none.
+CREATE OR REPLACE FUNCTION sf_poll_due() RETURNS TABLE (turn_due_ms bigint, work_due_ms bigint)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := clock_timestamp();
+BEGIN
+    RETURN QUERY SELECT
+        (SELECT greatest(0, ceil(extract(epoch FROM min(d.at) - v_now) * 1000))::bigint FROM (
+            (SELECT x.visible_at AS at FROM sf_inbox x ORDER BY x.visible_at LIMIT 1)
+            UNION ALL
+            SELECT c.available_at FROM sf_turn_lanes() l CROSS JOIN LATERAL (
+                SELECT t.available_at FROM sf_turn t WHERE t.lane = l.lane ORDER BY t.available_at LIMIT 1) c) d),
+        (SELECT greatest(0, ceil(extract(epoch FROM min(d.at) - v_now) * 1000))::bigint FROM (
+            SELECT c.available_at AS at FROM sf_work_tags(NULL) g CROSS JOIN LATERAL (
+                SELECT w.available_at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = g.tag
+                ORDER BY w.available_at LIMIT 1) c
+            UNION ALL
+            SELECT n.available_at FROM (SELECT s.session_key FROM sf_session s ORDER BY s.locked_until LIMIT 64) f
+            CROSS JOIN LATERAL (SELECT w.available_at FROM sf_work w WHERE w.session_key = f.session_key
+                                ORDER BY w.tag, w.available_at LIMIT 1) n) d);
+END $$;

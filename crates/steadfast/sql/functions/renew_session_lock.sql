@@ -1,0 +1,22 @@
+-- sf_renew_session_lock: extends the sessions of these owners that are held and were active within
+-- p_idle_ms; returns how many. Doing it twice is doing it once.
+-- Called by: op/renew_session_lock.rs.
+-- Locks: session rows by key ascending.  Hints: none.  Errors: none.
+CREATE OR REPLACE FUNCTION sf_renew_session_lock(p_owners bytea[], p_extend_ms bigint, p_idle_ms bigint)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+DECLARE
+    v_now   timestamptz := clock_timestamp();
+    v_count bigint;
+BEGIN
+    WITH held AS MATERIALIZED (
+        SELECT s.session_key FROM sf_session s
+        WHERE s.owner = ANY (p_owners) AND s.locked_until > v_now
+          AND s.last_activity_at > v_now - p_idle_ms * interval '1 millisecond'
+        ORDER BY s.session_key FOR NO KEY UPDATE)
+    UPDATE sf_session s SET locked_until = v_now + p_extend_ms * interval '1 millisecond'
+    FROM held h WHERE s.session_key = h.session_key;
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    RETURN v_count;
+END $$;

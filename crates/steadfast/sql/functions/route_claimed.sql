@@ -1,0 +1,61 @@
+-- sf_route_claimed: hands the claimed instances their due messages: those routed before (counting one more
+-- attempt), then those still in the inbox, in order of arrival, up to p_max_messages and p_max_bytes each.
+-- Returns the instances that have any; the others are no longer scheduled.
+-- Called by: sf_fetch_orchestration_item, with the instance rows locked.
+-- Locks: inbox rows, never waiting.
+-- Hints: none.  Errors: none.
+CREATE OR REPLACE FUNCTION sf_route_claimed(
+    p_keys bigint[], p_claim bigint, p_now timestamptz, p_max_messages integer, p_max_bytes bigint)
+RETURNS bigint[]
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+DECLARE
+    v_served bigint[];
+    v_empty  bigint[];
+BEGIN
+    WITH again AS MATERIALIZED (
+        SELECT k.id AS instance_key, b.message_id FROM unnest(p_keys) AS k(id) CROSS JOIN LATERAL (
+            SELECT o.message_id FROM (
+                SELECT s.message_id, sum(octet_length(s.payload)) OVER (ORDER BY s.message_id)
+                                     - octet_length(s.payload) AS bytes_before
+                FROM (SELECT q.message_id, q.payload FROM sf_message q
+                      WHERE q.instance_key = k.id AND q.visible_at <= p_now
+                      ORDER BY q.message_id LIMIT p_max_messages) s) o
+            WHERE o.bytes_before < p_max_bytes) b)
+    UPDATE sf_message m SET claim = p_claim, attempt_count = m.attempt_count + 1
+    FROM again a WHERE m.instance_key = a.instance_key AND m.message_id = a.message_id;
+
+    WITH taken AS MATERIALIZED (
+        SELECT i.instance_key, b.instance_id, b.visible_at, b.message_id
+        FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+        CROSS JOIN LATERAL (
+            -- Whatever waits routed came first: the inbox is for an instance that has room left.
+            SELECT p_max_messages - count(*) AS room, coalesce(sum(octet_length(s.payload)), 0) AS bytes
+            FROM sf_message s WHERE s.instance_key = k.id AND s.claim = p_claim) had
+        CROSS JOIN LATERAL (
+            SELECT o.instance_id, o.visible_at, o.message_id FROM (
+                SELECT q.instance_id, q.visible_at, q.message_id,
+                       had.bytes + sum(q.bytes) OVER (ORDER BY q.visible_at, q.message_id) - q.bytes AS bytes_before
+                FROM (SELECT x.instance_id, x.visible_at, x.message_id, octet_length(x.payload) AS bytes
+                      FROM sf_inbox x WHERE x.instance_id = i.instance_id AND x.visible_at <= p_now
+                      ORDER BY x.visible_at, x.message_id LIMIT greatest(had.room, 0)
+                      FOR UPDATE SKIP LOCKED) q) o
+            WHERE o.bytes_before < p_max_bytes) b
+    ), moved AS (
+        DELETE FROM sf_inbox x USING taken t
+        WHERE x.instance_id = t.instance_id AND x.visible_at = t.visible_at AND x.message_id = t.message_id
+        RETURNING t.instance_key, x.message_id, x.visible_at, x.kind, x.payload)
+    INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, claim, kind, payload)
+    SELECT m.instance_key, m.message_id, m.visible_at, 1, p_claim, m.kind, m.payload FROM moved m;
+
+    SELECT coalesce(array_agg(k.id) FILTER (WHERE c.any_claimed), '{}'),
+           coalesce(array_agg(k.id) FILTER (WHERE NOT c.any_claimed), '{}')
+      INTO v_served, v_empty
+      FROM unnest(p_keys) AS k(id) CROSS JOIN LATERAL (
+           SELECT EXISTS (SELECT FROM sf_message s
+                          WHERE s.instance_key = k.id AND s.claim = p_claim) AS any_claimed) c;
+    IF cardinality(v_empty) > 0 THEN
+        PERFORM sf_turn_reschedule(v_empty, p_now);
+    END IF;
+    RETURN v_served;
+END $$;

@@ -1,0 +1,21 @@
+-- sf_turn_reschedule: ends the leases of these instances. What is still routed to one is due when its
+-- earliest message is; an instance without messages has no scheduling row.
+-- Called by: sf_route_claimed, sf_ack_orchestration_item, sf_abandon_orchestration_item, with the instance
+--            rows locked.
+-- Locks: none beyond.  Hints: none.  Errors: none.
+CREATE OR REPLACE FUNCTION sf_turn_reschedule(p_keys bigint[], p_now timestamptz) RETURNS void
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+BEGIN
+    DELETE FROM sf_turn t WHERE t.instance_key = ANY (p_keys)
+       AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = t.instance_key);
+    -- Only the oldest messages are looked at: a backlog of 50,000 must not slow the ack of one turn. A claim
+    -- takes at most 1,000, so whatever was delayed together is among them.
+    UPDATE sf_turn t SET claim = NULL, leased_at = NULL, lease_ms = NULL,
+           lane = CASE WHEN i.orchestration_name IS NULL AND t.lane < 0 THEN t.lane ELSE coalesce(i.replay_version, 0) END,
+           available_at = (SELECT min(o.visible_at) FROM (
+                SELECT s.visible_at FROM sf_message s WHERE s.instance_key = t.instance_key
+                ORDER BY s.message_id LIMIT 1001) o)
+    FROM sf_instance i
+    WHERE t.instance_key = ANY (p_keys) AND i.instance_key = t.instance_key;
+END $$;

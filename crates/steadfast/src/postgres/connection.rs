@@ -1,0 +1,346 @@
+//! The single pipe to PostgreSQL: connect, call a stored function, retry, measure, fail on demand.
+//!
+//! Invariants: nothing else in this crate sends statements on pooled connections; a call is one statement, one round
+//! trip and one transaction; a connection that may be in an unknown state is never used again.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use deadpool::managed::{self, Metrics, Pool, RecycleError, RecycleResult};
+use futures_util::StreamExt;
+use tokio::task::AbortHandle;
+use tokio_postgres::{Client, Row, Statement};
+use tracing::Instrument;
+
+use super::error::StoreError;
+use super::params::Params;
+use super::target::{ConnectError, ConnectTarget, Connected};
+use crate::fault::{Fault, Faults, When};
+
+/// Gives the password for a new connection; asked again when the server refused the last one.
+pub type PasswordProvider = Arc<
+    dyn Fn() -> Pin<Box<dyn Future<Output = Result<String, Box<dyn std::error::Error + Send + Sync>>> + Send>>
+        + Send
+        + Sync,
+>;
+
+/// How connections are made and used.
+#[derive(Clone)]
+pub(crate) struct PipeSettings {
+    pub(crate) schema: String,
+    pub(crate) pool_size: usize,
+    /// Longest wait for an answer before the connection is given up.
+    pub(crate) call_timeout: Duration,
+    /// How long reads and enqueues are repeated through trouble.
+    pub(crate) retry_timeout: Duration,
+    /// Behind a transaction-mode pooler: no prepared statements, no session settings, no LISTEN.
+    pub(crate) transaction_pooler: bool,
+    pub(crate) password: Option<PasswordProvider>,
+}
+
+impl fmt::Debug for PipeSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PipeSettings")
+            .field("schema", &self.schema)
+            .field("pool_size", &self.pool_size)
+            .field("transaction_pooler", &self.transaction_pooler)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Opens connections, for the pool and for the listener.
+#[derive(Clone)]
+pub(crate) struct Connector {
+    target: ConnectTarget,
+    password: Option<PasswordProvider>,
+    transaction_pooler: bool,
+}
+
+impl Connector {
+    pub(crate) fn new(target: ConnectTarget, settings: &PipeSettings) -> Self {
+        Self { target, password: settings.password.clone(), transaction_pooler: settings.transaction_pooler }
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        self.target.describe()
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Connected, StoreError> {
+        match self.attempt().await {
+            // Short-lived credentials may have expired between being handed out and being used.
+            Err(AttemptError::Connect(e)) if e.is_authentication() && self.password.is_some() => {
+                self.attempt().await.map_err(StoreError::from)
+            }
+            other => other.map_err(StoreError::from),
+        }
+    }
+
+    async fn attempt(&self) -> Result<Connected, AttemptError> {
+        let password = match &self.password {
+            Some(ask) => Some(ask().await.map_err(|e| AttemptError::Password(e.to_string()))?),
+            None => None,
+        };
+        // Our functions take their snapshots per statement: they need READ COMMITTED whatever the server's
+        // default is. A pooler would refuse start-up options; there the default is checked when opening.
+        let startup: &[(&str, &str)] = if self.transaction_pooler {
+            &[]
+        } else {
+            &[("default_transaction_isolation", "read committed"), ("jit", "off")]
+        };
+        self.target.connect(password.as_deref(), startup).await.map_err(AttemptError::Connect)
+    }
+}
+
+enum AttemptError {
+    Password(String),
+    Connect(ConnectError),
+}
+
+impl From<AttemptError> for StoreError {
+    fn from(error: AttemptError) -> Self {
+        match error {
+            AttemptError::Connect(e) => e.into(),
+            AttemptError::Password(e) => {
+                Self::Connect { message: format!("the password provider failed: {e}"), sqlstate: None }
+            }
+        }
+    }
+}
+
+/// A connection of the pool, with the statements that it has prepared.
+pub(crate) struct PooledConnection {
+    client: Client,
+    driver: AbortHandle,
+    statements: HashMap<&'static str, Statement>,
+}
+
+impl Drop for PooledConnection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+pub(crate) struct Manager(Connector);
+
+impl managed::Manager for Manager {
+    type Type = PooledConnection;
+    type Error = StoreError;
+
+    async fn create(&self) -> Result<PooledConnection, StoreError> {
+        let Connected { client, mut messages, .. } = self.0.connect().await?;
+        let driver = tokio::spawn(async move {
+            while let Some(message) = messages.next().await {
+                if let Err(error) = message {
+                    tracing::debug!(target: "steadfast", %error, "a pooled connection ended");
+                    break;
+                }
+            }
+        })
+        .abort_handle();
+        metrics::counter!("steadfast_connections_opened_total").increment(1);
+        Ok(PooledConnection { client, driver, statements: HashMap::new() })
+    }
+
+    async fn recycle(&self, connection: &mut PooledConnection, _: &Metrics) -> RecycleResult<StoreError> {
+        if connection.client.is_closed() {
+            Err(RecycleError::message("closed"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Calls stored functions.
+pub(crate) struct Pipe {
+    pool: Pool<Manager>,
+    settings: PipeSettings,
+    quoted_schema: String,
+    faults: Faults,
+}
+
+impl fmt::Debug for Pipe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pipe").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Pipe {
+    pub(crate) fn new(connector: Connector, settings: PipeSettings, faults: Faults) -> Result<Self, StoreError> {
+        let pool = Pool::builder(Manager(connector))
+            .max_size(settings.pool_size.max(1))
+            .runtime(deadpool::Runtime::Tokio1)
+            .wait_timeout(Some(settings.call_timeout))
+            .build()
+            .map_err(|e| StoreError::Rejected(e.to_string()))?;
+        let quoted_schema = quote_identifier(&settings.schema);
+        Ok(Self { pool, settings, quoted_schema, faults })
+    }
+
+    pub(crate) fn settings(&self) -> &PipeSettings {
+        &self.settings
+    }
+
+    pub(crate) fn quoted_schema(&self) -> &str {
+        &self.quoted_schema
+    }
+
+    pub(crate) fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Connections in the pool now: (open, of those idle).
+    pub(crate) fn connections(&self) -> (usize, usize) {
+        let status = self.pool.status();
+        (status.size, status.available)
+    }
+
+    /// Calls `function` once. A failure may leave it done: see [`StoreError::is_in_doubt`].
+    pub(crate) async fn call(&self, function: &'static str, params: &Params) -> Result<Vec<Row>, StoreError> {
+        let started = Instant::now();
+        let span = tracing::debug_span!(target: "steadfast", "call", function);
+        let result = self.attempt(function, params).instrument(span).await;
+        let outcome = match &result {
+            Ok(_) => "ok",
+            Err(e) if e.is_retryable() => "retryable",
+            Err(_) => "permanent",
+        };
+        metrics::counter!("steadfast_calls_total", "function" => function, "outcome" => outcome).increment(1);
+        metrics::histogram!("steadfast_call_duration_seconds", "function" => function)
+            .record(started.elapsed().as_secs_f64());
+        result
+    }
+
+    /// Calls `function` until it answers, fails for good, or `give_up` has passed. For functions that are told
+    /// by a batch id, or by their nature, to do their work once.
+    pub(crate) async fn call_until(
+        &self,
+        function: &'static str,
+        params: &Params,
+        give_up: Instant,
+    ) -> Result<Vec<Row>, StoreError> {
+        let mut retry = Retry::new(give_up);
+        loop {
+            match self.call(function, params).await {
+                Err(error) if error.is_retryable() => {
+                    if !retry.pause(function, &error).await {
+                        return Err(error);
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// [`Pipe::call_until`] with the time that reads and enqueues are repeated.
+    pub(crate) async fn call_patiently(
+        &self,
+        function: &'static str,
+        params: &Params,
+    ) -> Result<Vec<Row>, StoreError> {
+        self.call_until(function, params, Instant::now() + self.settings.retry_timeout).await
+    }
+
+    async fn attempt(&self, function: &'static str, params: &Params) -> Result<Vec<Row>, StoreError> {
+        let before = self.faults.strike(function, When::Before).await;
+        if let Some(Fault::Error(code)) = &before {
+            return Err(StoreError::Database { sqlstate: (*code).to_owned(), message: "injected".to_owned() });
+        }
+        let mut connection = self.pool.get().await.map_err(|e| self.pool_error(e))?;
+        let answered = if matches!(before, Some(Fault::Cut)) {
+            Err(StoreError::Connection("injected".to_owned()))
+        } else {
+            let query = self.query(&mut connection, function, params);
+            match tokio::time::timeout(self.settings.call_timeout, query).await {
+                Ok(answer) => answer,
+                Err(_) => Err(StoreError::Timeout(self.settings.call_timeout)),
+            }
+        };
+        let answered = match self.faults.strike(function, When::After).await {
+            Some(Fault::Error(code)) => {
+                Err(StoreError::Database { sqlstate: code.to_owned(), message: "injected".to_owned() })
+            }
+            Some(Fault::Cut) => Err(StoreError::Connection("injected".to_owned())),
+            None => answered,
+        };
+        if answered.as_ref().is_err_and(StoreError::breaks_connection) {
+            drop(managed::Object::take(connection));
+        }
+        answered
+    }
+
+    async fn query(
+        &self,
+        connection: &mut PooledConnection,
+        function: &'static str,
+        params: &Params,
+    ) -> Result<Vec<Row>, StoreError> {
+        if self.settings.transaction_pooler {
+            let sql = self.statement_text(function, params);
+            return Ok(connection.client.query_typed(&sql, &params.typed()).await?);
+        }
+        let statement = match connection.statements.get(function) {
+            Some(statement) => statement.clone(),
+            None => {
+                let sql = self.statement_text(function, params);
+                let statement = connection.client.prepare_typed(&sql, params.types()).await?;
+                connection.statements.insert(function, statement.clone());
+                statement
+            }
+        };
+        Ok(connection.client.query(&statement, &params.refs()).await?)
+    }
+
+    fn statement_text(&self, function: &str, params: &Params) -> String {
+        let places: Vec<String> = (1..=params.types().len()).map(|n| format!("${n}")).collect();
+        format!("SELECT * FROM {}.{function}({})", self.quoted_schema, places.join(","))
+    }
+
+    fn pool_error(&self, error: managed::PoolError<StoreError>) -> StoreError {
+        match error {
+            managed::PoolError::Backend(e) => e,
+            managed::PoolError::Timeout(_) => StoreError::PoolTimeout(self.settings.call_timeout),
+            managed::PoolError::Closed => StoreError::Closed,
+            other => StoreError::Rejected(other.to_string()),
+        }
+    }
+
+    /// Closes idle connections; those in use close when they come back.
+    pub(crate) fn close(&self) {
+        self.pool.close();
+    }
+}
+
+/// Pauses between repetitions: growing, bounded, with jitter so that many callers do not return as one.
+pub(crate) struct Retry {
+    give_up: Instant,
+    attempts: u32,
+}
+
+impl Retry {
+    pub(crate) fn new(give_up: Instant) -> Self {
+        Self { give_up, attempts: 0 }
+    }
+
+    /// Waits before the next attempt; `false` when there is no time for one.
+    pub(crate) async fn pause(&mut self, function: &'static str, error: &StoreError) -> bool {
+        const LONGEST: Duration = Duration::from_millis(1000);
+        self.attempts += 1;
+        let step = Duration::from_millis(5 << self.attempts.min(8)).min(LONGEST);
+        let pause = step.mul_f64(0.5 + f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 512.0);
+        if Instant::now() + pause >= self.give_up {
+            return false;
+        }
+        metrics::counter!("steadfast_call_retries_total", "function" => function).increment(1);
+        tracing::debug!(target: "steadfast", function, attempts = self.attempts, %error, "repeating a call");
+        tokio::time::sleep(pause).await;
+        true
+    }
+}
+
+/// A name as SQL text.
+pub(crate) fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,420 @@
+//! Long poll: the async side of [`crate::wake`]. One claim serves all who wait.
+//!
+//! Invariants: an item that was claimed and whose caller is gone goes back at once, without spending an attempt; a
+//! caller that may not wait is answered by the first look that begins after its call; a caller that waits is
+//! answered with an item, with an error that cannot pass, or when its time is over.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, oneshot};
+use tokio_util::task::TaskTracker;
+
+use super::error::StoreError;
+use super::listen::{Hints, Queue};
+use crate::wake::{Found, Look, WaiterId, Wake};
+
+/// Claims items for waiters.
+pub(crate) trait Claimer: Send + Sync + 'static {
+    /// What waiters must have in common to be served by one claim.
+    type Group: Clone + Eq + Hash + Send + Sync + 'static;
+    /// What is particular to a waiter.
+    type Seat: Clone + Send + Sync + 'static;
+    type Item: Send + 'static;
+    const QUEUE: Queue;
+
+    /// Claims up to one item per seat. An item may demand a certain seat (its index).
+    fn claim(
+        &self,
+        group: &Self::Group,
+        seats: &[Self::Seat],
+    ) -> impl Future<Output = Result<Claimed<Self::Item>, StoreError>> + Send;
+
+    /// Returns items that nobody took.
+    fn give_back(&self, items: Vec<Self::Item>) -> impl Future<Output = ()> + Send;
+}
+
+/// What a claim brought.
+pub(crate) struct Claimed<I> {
+    pub(crate) items: Vec<(Option<usize>, I)>,
+    /// Something is held by somebody else for a moment.
+    pub(crate) busy: bool,
+    /// Something was passed over because its instance is leased: it may be had when that lease ends.
+    pub(crate) skipped: bool,
+    pub(crate) next_due: Option<Duration>,
+}
+
+type Answer<I> = Result<Option<I>, StoreError>;
+
+struct Seated<C: Claimer> {
+    seat: C::Seat,
+    at_once: bool,
+    answer: oneshot::Sender<Answer<C::Item>>,
+}
+
+struct State<C: Claimer> {
+    wake: Wake<C::Group>,
+    seats: HashMap<WaiterId, Seated<C>>,
+    /// Why the last look failed, for those whose time runs out.
+    trouble: Option<StoreError>,
+    /// Pause between looks while no hints arrive.
+    poll_pause: Duration,
+    hints_arrive: bool,
+    looks_under_way: usize,
+    skipped: bool,
+    closed: bool,
+}
+
+/// The waiters of one queue.
+pub(crate) struct FetchLane<C: Claimer> {
+    claimer: C,
+    state: Mutex<State<C>>,
+    alarm: Notify,
+    hints: OnceLock<Hints>,
+    tasks: TaskTracker,
+    /// Upper bound of the polling interval while no hints arrive.
+    slowest_poll: Duration,
+}
+
+/// One claim takes no more than this, so that a single call's rows and time are bounded.
+const MAX_ITEMS: usize = 128;
+const FASTEST_POLL: Duration = Duration::from_millis(10);
+
+impl<C: Claimer> FetchLane<C> {
+    pub(crate) fn new(claimer: C, tasks: TaskTracker, slowest_poll: Duration) -> Arc<Self> {
+        let mut wake = Wake::new(MAX_ITEMS);
+        wake.poll_every(Some(FASTEST_POLL));
+        let lane = Arc::new(Self {
+            claimer,
+            state: Mutex::new(State {
+                wake,
+                seats: HashMap::new(),
+                trouble: None,
+                poll_pause: FASTEST_POLL,
+                hints_arrive: false,
+                looks_under_way: 0,
+                skipped: false,
+                closed: false,
+            }),
+            alarm: Notify::new(),
+            hints: OnceLock::new(),
+            tasks,
+            slowest_poll: slowest_poll.max(FASTEST_POLL),
+        });
+        lane.tasks.spawn(ring(Arc::downgrade(&lane)));
+        lane
+    }
+
+    /// Where to ask for hints from other processes; without it the lane polls.
+    pub(crate) fn set_hints(&self, hints: Hints) {
+        let _ = self.hints.set(hints);
+    }
+
+    /// An item for this seat: at once or not at all without `wait`, otherwise within `wait`.
+    pub(crate) async fn fetch(
+        self: &Arc<Self>,
+        group: C::Group,
+        seat: C::Seat,
+        wait: Option<Duration>,
+    ) -> Answer<C::Item> {
+        let (answer, answered) = oneshot::channel();
+        let id = {
+            let mut state = self.lock();
+            if state.closed {
+                return Err(StoreError::Closed);
+            }
+            let at_once = wait.is_none();
+            let id = state.wake.register(group.clone(), at_once);
+            state.seats.insert(id, Seated { seat, at_once, answer });
+            id
+        };
+        let mut ticket = Ticket { lane: self, group, id, answered };
+        self.pump();
+        match wait {
+            None => (&mut ticket.answered).await.unwrap_or(Err(StoreError::Closed)),
+            Some(wait) => match tokio::time::timeout(wait, &mut ticket.answered).await {
+                Ok(answer) => answer.unwrap_or(Err(StoreError::Closed)),
+                Err(_) => ticket.time_is_up(),
+            },
+        }
+    }
+
+    /// `units` may have become available here. Returns whether there are more than wait for them in this process.
+    pub(crate) fn signal(self: &Arc<Self>, units: usize) -> bool {
+        let surplus = {
+            let mut state = self.lock();
+            state.wake.signal();
+            units > state.wake.waiting()
+        };
+        self.pump();
+        surplus
+    }
+
+    /// Leases have ended here. Only a look that has passed over something for a lease, or may be doing so now, makes
+    /// another look worth while.
+    pub(crate) fn released(self: &Arc<Self>) {
+        {
+            let mut state = self.lock();
+            if !state.skipped && state.looks_under_way == 0 {
+                return;
+            }
+            state.skipped = false;
+            state.wake.signal();
+        }
+        self.pump();
+    }
+
+    /// Something becomes available in `delay`.
+    pub(crate) fn due_in(self: &Arc<Self>, delay: Duration) {
+        self.lock().wake.due_in(Instant::now(), delay);
+        self.alarm.notify_one();
+    }
+
+    /// Whether hints from other processes arrive; while they do not, the queue is polled.
+    pub(crate) fn hints_arrive(self: &Arc<Self>, arrive: bool) {
+        {
+            let mut state = self.lock();
+            state.hints_arrive = arrive;
+            state.poll_pause = FASTEST_POLL;
+            state.wake.poll_every((!arrive).then_some(FASTEST_POLL));
+            if arrive {
+                state.wake.signal();
+            }
+        }
+        self.pump();
+    }
+
+    /// How many sleep until they are told.
+    pub(crate) fn sleeping(&self) -> usize {
+        self.lock().wake.sleeping()
+    }
+
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.lock().wake.waiting()
+    }
+
+    /// Answers everybody that it is over, and takes no more.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        for (_, seated) in state.seats.drain() {
+            let _ = seated.answer.send(Err(StoreError::Closed));
+        }
+        drop(state);
+        self.alarm.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<C>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts the looks that are due now.
+    fn pump(self: &Arc<Self>) {
+        let looks = {
+            let mut state = self.lock();
+            state.start_looks()
+        };
+        self.spawn_looks(looks);
+        self.alarm.notify_one();
+    }
+
+    fn spawn_looks(self: &Arc<Self>, looks: Vec<Look<C::Group>>) {
+        for look in looks {
+            let lane = Arc::clone(self);
+            self.tasks.spawn(async move { lane.look(look).await });
+        }
+    }
+
+    async fn look(self: Arc<Self>, look: Look<C::Group>) {
+        let (ids, seats): (Vec<WaiterId>, Vec<C::Seat>) = {
+            let state = self.lock();
+            look.waiters.iter().filter_map(|id| state.seats.get(id).map(|s| (*id, s.seat.clone()))).unzip()
+        };
+        let result = if seats.is_empty() {
+            Ok(Claimed { items: Vec::new(), busy: true, skipped: false, next_due: None })
+        } else {
+            self.claimer.claim(&look.group, &seats).await
+        };
+        let left = match result {
+            Ok(claimed) => self.deliver(&look, &ids, claimed),
+            Err(error) => {
+                self.report(&look, &ids, error);
+                Vec::new()
+            }
+        };
+        if !left.is_empty() {
+            metrics::counter!("steadfast_given_back_total", "queue" => C::QUEUE.name()).increment(left.len() as u64);
+            self.claimer.give_back(left).await;
+            self.lock().wake.signal();
+        }
+        self.pump();
+        self.register_sleepers();
+    }
+
+    /// Hands items to their waiters; returns those whose waiters are gone.
+    fn deliver(&self, look: &Look<C::Group>, ids: &[WaiterId], claimed: Claimed<C::Item>) -> Vec<C::Item> {
+        let Claimed { items, busy, skipped, next_due } = claimed;
+        let found = Found { items: items.len(), busy, next_due };
+        let mut left = Vec::new();
+        let mut state = self.lock();
+        state.looks_under_way -= 1;
+        state.skipped |= skipped;
+        let bound: Vec<usize> = items.iter().filter_map(|(seat, _)| *seat).collect();
+        let mut free: Vec<WaiterId> =
+            ids.iter().enumerate().filter(|(n, _)| !bound.contains(n)).map(|(_, id)| *id).rev().collect();
+        for (seat, item) in items {
+            let mut item = Some(item);
+            while let Some(unclaimed) = item.take() {
+                let id = match seat {
+                    Some(n) => ids.get(n).copied(),
+                    None => free.pop(),
+                };
+                let Some(id) = id else {
+                    left.push(unclaimed);
+                    break;
+                };
+                match state.seats.remove(&id) {
+                    Some(seated) => {
+                        state.wake.remove(&look.group, id);
+                        if let Err(Ok(Some(refused))) = seated.answer.send(Ok(Some(unclaimed))) {
+                            item = Some(refused);
+                        }
+                    }
+                    None => item = Some(unclaimed),
+                }
+                if seat.is_some() {
+                    left.extend(item.take());
+                }
+            }
+        }
+        for id in ids {
+            if state.seats.get(id).is_some_and(|s| s.at_once) {
+                if let Some(seated) = state.seats.remove(id) {
+                    state.wake.remove(&look.group, *id);
+                    let _ = seated.answer.send(Ok(None));
+                }
+            }
+        }
+        state.trouble = None;
+        if !state.hints_arrive {
+            state.poll_pause =
+                if found.items > 0 { FASTEST_POLL } else { (state.poll_pause * 2).min(self.slowest_poll) };
+            let pause = state.poll_pause;
+            state.wake.poll_every(Some(pause));
+        }
+        state.wake.looked(Instant::now(), look, found);
+        left
+    }
+
+    fn report(&self, look: &Look<C::Group>, ids: &[WaiterId], error: StoreError) {
+        let passes = error.is_retryable();
+        tracing::warn!(target: "steadfast", queue = C::QUEUE.name(), %error, "a fetch failed");
+        let mut state = self.lock();
+        state.looks_under_way -= 1;
+        for id in ids {
+            if state.seats.get(id).is_some_and(|s| s.at_once || !passes) {
+                if let Some(seated) = state.seats.remove(id) {
+                    state.wake.remove(&look.group, *id);
+                    let _ = seated.answer.send(Err(error.clone()));
+                }
+            }
+        }
+        state.wake.failed(Instant::now(), look);
+        state.trouble = Some(error);
+    }
+
+    /// Those who sleep want to hear of work that other processes make.
+    fn register_sleepers(&self) {
+        if let Some(hints) = self.hints.get() {
+            if self.sleeping() > 0 {
+                hints.want(C::QUEUE);
+            }
+        }
+    }
+}
+
+/// A waiter's place. Dropping it gives the place up, and gives back an item that came too late.
+struct Ticket<'a, C: Claimer> {
+    lane: &'a Arc<FetchLane<C>>,
+    group: C::Group,
+    id: WaiterId,
+    answered: oneshot::Receiver<Answer<C::Item>>,
+}
+
+impl<C: Claimer> Ticket<'_, C> {
+    fn time_is_up(&mut self) -> Answer<C::Item> {
+        let trouble = {
+            let mut state = self.lane.lock();
+            state.seats.remove(&self.id);
+            state.wake.remove(&self.group, self.id);
+            state.trouble.clone()
+        };
+        // It may have been answered in this very moment.
+        match (self.answered.try_recv(), trouble) {
+            (Ok(answer), _) => answer,
+            (Err(_), Some(error)) => Err(error),
+            (Err(_), None) => Ok(None),
+        }
+    }
+}
+
+impl<C: Claimer> Drop for Ticket<'_, C> {
+    fn drop(&mut self) {
+        {
+            let mut state = self.lane.lock();
+            state.seats.remove(&self.id);
+            state.wake.remove(&self.group, self.id);
+        }
+        self.answered.close();
+        if let Ok(Ok(Some(item))) = self.answered.try_recv() {
+            let lane = Arc::clone(self.lane);
+            self.lane.tasks.spawn(async move {
+                metrics::counter!("steadfast_given_back_total", "queue" => C::QUEUE.name()).increment(1);
+                lane.claimer.give_back(vec![item]).await;
+                lane.signal(1);
+            });
+        }
+    }
+}
+
+/// Wakes the lane when its next look is due; ends with the lane.
+async fn ring<C: Claimer>(lane: Weak<FetchLane<C>>) {
+    loop {
+        let Some(strong) = lane.upgrade() else { return };
+        let next = {
+            let state = strong.lock();
+            if state.closed {
+                return;
+            }
+            state.wake.next_look()
+        };
+        // The alarm is borrowed from the lane, so the lane is held while it rings: a lane is closed before it goes.
+        let early = strong.alarm.notified();
+        match next {
+            Some(at) => {
+                tokio::select! {
+                    () = tokio::time::sleep_until(at.into()) => {
+                        let looks = strong.lock().start_looks();
+                        strong.spawn_looks(looks);
+                    }
+                    () = early => {}
+                }
+            }
+            None => early.await,
+        }
+    }
+}
+
+impl<C: Claimer> State<C> {
+    fn start_looks(&mut self) -> Vec<Look<C::Group>> {
+        if self.closed {
+            return Vec::new();
+        }
+        let looks = self.wake.looks(Instant::now());
+        self.looks_under_way += looks.len();
+        looks
+    }
+}

@@ -1,0 +1,231 @@
+//! Sends coalesced calls: the async side of [`crate::batch`].
+//!
+//! Invariants: a batch runs to its end in a task of its own, whatever becomes of the callers; every caller gets the
+//! truth about its own operation; a caller whose operation must wait for a row held elsewhere waits apart, not with
+//! its batch; an operation that the server refuses in an unexpected way fails alone.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use super::error::{Refusal, StoreError};
+use super::params::Params;
+use super::store::Store;
+use crate::batch::{Lane, Limits};
+
+/// A kind of call that coalesces.
+pub(crate) trait Batch: Send + Sync + Sized + 'static {
+    type Call: Send + Sync + 'static;
+    type Answer: Send + 'static;
+    const LIMITS: Limits;
+
+    /// Payload bytes of a call, roughly.
+    fn bytes(call: &Self::Call) -> usize;
+
+    /// Sends the calls and answers each.
+    fn send(store: Arc<Store>, entries: Vec<Entry<Self>>) -> impl Future<Output = ()> + Send;
+}
+
+/// A call and who waits for its answer.
+pub(crate) struct Entry<B: Batch> {
+    pub(crate) call: B::Call,
+    answer: oneshot::Sender<Result<B::Answer, StoreError>>,
+}
+
+impl<B: Batch> Entry<B> {
+    pub(crate) fn answer(self, answer: Result<B::Answer, StoreError>) {
+        // Nobody there: the caller gave up; what was done is done.
+        let _ = self.answer.send(answer);
+    }
+}
+
+/// Calls of kind `B` of one provider.
+pub(crate) struct BatchLane<B: Batch> {
+    store: Weak<Store>,
+    waiting: Mutex<Lane<Entry<B>>>,
+}
+
+impl<B: Batch> BatchLane<B> {
+    pub(crate) fn new(store: Weak<Store>) -> Arc<Self> {
+        Arc::new(Self { store, waiting: Mutex::new(Lane::new(B::LIMITS)) })
+    }
+
+    /// Hands the call over and waits for its answer. Dropping the future before the call was sent cancels it;
+    /// afterwards it takes its course.
+    pub(crate) async fn submit(self: &Arc<Self>, call: B::Call) -> Result<B::Answer, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let bytes = B::bytes(&call);
+        self.lock().push(Entry { call, answer }, bytes);
+        self.pump();
+        answered.await.unwrap_or(Err(StoreError::Closed))
+    }
+
+    fn pump(self: &Arc<Self>) {
+        loop {
+            let Some(batch) = self.lock().next_batch(|entry| !entry.answer.is_closed()) else { return };
+            let Some(store) = self.store.upgrade() else {
+                self.lock().finished();
+                continue;
+            };
+            let lane = Arc::clone(self);
+            let tracker = store.tasks.clone();
+            tracker.spawn(async move {
+                // However the batch ends, the next one follows.
+                let _next = OnDrop(Some(move || {
+                    lane.lock().finished();
+                    lane.pump();
+                }));
+                B::send(store, batch).await;
+            });
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Lane<Entry<B>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct OnDrop<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        if let Some(f) = self.0.take() {
+            f();
+        }
+    }
+}
+
+/// A mutating kind of call whose function answers one code per operation.
+pub(crate) trait Coded: Batch<Answer = ()> {
+    /// Name of the stored function.
+    const FUNCTION: &'static str;
+
+    /// Parameters for these calls. `terms` identifies the batch and says whether it may wait for locks.
+    fn params(store: &Store, calls: &[&Self::Call], terms: &Terms) -> Params;
+
+    /// Until when repeating the call makes sense.
+    fn give_up(store: &Store, call: &Self::Call) -> Instant;
+
+    /// What follows from the calls that are done, after their commit.
+    fn committed(store: &Arc<Store>, calls: &[&Self::Call]);
+}
+
+/// Identity of one batch, fixed before it is first sent.
+pub(crate) struct Terms {
+    pub(crate) batch_id: Uuid,
+    /// How long the answer must be kept: longer than anybody may ask again.
+    pub(crate) retain_ms: i64,
+    /// Also drop answers that nobody can ask for any more.
+    pub(crate) sweep: bool,
+    /// Wait for rows that are held elsewhere.
+    pub(crate) wait: bool,
+}
+
+impl Terms {
+    pub(crate) fn new(store: &Store, give_up: Instant, wait: bool) -> Self {
+        // Twice what is left, and a call's own time: the last request may still be on its way when we give up.
+        let left = give_up.saturating_duration_since(Instant::now());
+        let retain = 2 * (left + store.pipe.settings().call_timeout) + std::time::Duration::from_secs(30);
+        Self {
+            batch_id: Uuid::new_v4(),
+            retain_ms: i64::try_from(retain.as_millis()).unwrap_or(i64::MAX / 2),
+            sweep: store.time_to_sweep(),
+            wait,
+        }
+    }
+}
+
+/// Code of an operation that needs a row which is held elsewhere.
+const BUSY: i64 = 4;
+
+fn verdict(code: i64) -> Result<(), StoreError> {
+    match code {
+        0 => Ok(()),
+        1 => Err(Refusal::InvalidToken.into()),
+        2 => Err(Refusal::LeaseEnded.into()),
+        3 => Err(Refusal::DuplicateEvent.into()),
+        other => Err(StoreError::Decode(format!("code {other}"))),
+    }
+}
+
+/// Runs a batch of coded calls: see the invariants above.
+pub(crate) async fn settle<B: Coded>(store: Arc<Store>, entries: Vec<Entry<B>>) {
+    let mut batches = vec![entries];
+    while let Some(entries) = batches.pop() {
+        metrics::histogram!("steadfast_batch_calls", "function" => B::FUNCTION).record(entries.len() as f64);
+        match send_once::<B>(&store, &entries, false).await {
+            Ok(codes) => answer_each(&store, entries, &codes),
+            // The statement itself was refused: somewhere in here is an operation that the checks do not know.
+            Err(error) if !error.is_retryable() && entries.len() > 1 => {
+                tracing::warn!(target: "steadfast", function = B::FUNCTION, calls = entries.len(), %error,
+                    "a batch was refused; sending it in halves");
+                let mut first = entries;
+                let second = first.split_off(first.len() / 2);
+                batches.push(second);
+                batches.push(first);
+            }
+            Err(error) => {
+                for entry in entries {
+                    entry.answer(Err(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+async fn send_once<B: Coded>(store: &Arc<Store>, entries: &[Entry<B>], wait: bool) -> Result<Vec<i64>, StoreError> {
+    let calls: Vec<&B::Call> = entries.iter().map(|e| &e.call).collect();
+    let give_up = calls.iter().map(|c| B::give_up(store, c)).max().unwrap_or_else(Instant::now);
+    let params = B::params(store, &calls, &Terms::new(store, give_up, wait));
+    let rows = store.pipe.call_until(B::FUNCTION, &params, give_up).await?;
+    let codes: Vec<i64> = match rows.first() {
+        Some(row) => row.try_get(0).map_err(|e| StoreError::Decode(e.to_string()))?,
+        None => Vec::new(),
+    };
+    if codes.len() != entries.len() {
+        return Err(StoreError::Decode(format!("{} codes for {} operations", codes.len(), entries.len())));
+    }
+    let done: Vec<&B::Call> = calls.into_iter().zip(&codes).filter(|(_, code)| **code == 0).map(|(c, _)| c).collect();
+    if !done.is_empty() {
+        B::committed(store, &done);
+    }
+    Ok(codes)
+}
+
+fn answer_each<B: Coded>(store: &Arc<Store>, entries: Vec<Entry<B>>, codes: &[i64]) {
+    for (entry, code) in entries.into_iter().zip(codes) {
+        if *code == BUSY {
+            metrics::counter!("steadfast_busy_total", "function" => B::FUNCTION).increment(1);
+            let store = Arc::clone(store);
+            let tracker = store.tasks.clone();
+            tracker.spawn(async move { wait_apart::<B>(store, entry).await });
+        } else {
+            entry.answer(verdict(*code));
+        }
+    }
+}
+
+/// The side lane: an operation whose row is held elsewhere waits alone. Few at a time, so that waiting never takes
+/// the connections that others need.
+async fn wait_apart<B: Coded>(store: Arc<Store>, entry: Entry<B>) {
+    let give_up = B::give_up(&store, &entry.call);
+    let Ok(_permit) = store.side_lane.acquire().await else {
+        return entry.answer(Err(StoreError::Closed));
+    };
+    if give_up <= Instant::now() {
+        return entry.answer(Err(StoreError::Database {
+            sqlstate: "55P03".to_owned(),
+            message: "the row is held by another transaction".to_owned(),
+        }));
+    }
+    let entries = vec![entry];
+    let result = send_once::<B>(&store, &entries, true).await;
+    for entry in entries {
+        entry.answer(match &result {
+            Ok(codes) => verdict(codes.first().copied().unwrap_or(BUSY)),
+            Err(error) => Err(error.clone()),
+        });
+    }
+}

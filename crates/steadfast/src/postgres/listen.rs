@@ -1,0 +1,478 @@
+//! Hints between processes: one dedicated connection that listens, tells who waits here, and notifies others.
+//!
+//! Invariants: a hint is never the truth, only a reason to look; notifications are sent from here, never within a
+//! transaction that does work, and only when another process waits; who waits is an advisory lock of this
+//! connection, so it vanishes with it; a waiter registers, looks once more, then sleeps; after every reconnect all
+//! look again; while listening does not work, everybody polls.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use sha2::{Digest, Sha256};
+use tokio::sync::mpsc;
+use tokio_postgres::types::Type;
+use tokio_postgres::{AsyncMessage, Client};
+use tokio_util::sync::CancellationToken;
+
+use super::connection::Connector;
+use super::error::StoreError;
+use super::target::Connected;
+use crate::fault::Faults;
+
+/// The two queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Queue {
+    Turns,
+    Work,
+}
+
+impl Queue {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Turns => "orchestrator",
+            Self::Work => "worker",
+        }
+    }
+
+    fn letter(self) -> char {
+        match self {
+            Self::Turns => 't',
+            Self::Work => 'w',
+        }
+    }
+
+    fn lock_id(self) -> i32 {
+        match self {
+            Self::Turns => 1,
+            Self::Work => 2,
+        }
+    }
+}
+
+/// Who is told what the listener hears.
+pub(crate) trait Ear: Send + Sync + 'static {
+    /// Something is due in `queue`, now or after `delay`.
+    fn hint(&self, queue: Queue, delay: Duration);
+    /// Hints arrive from now on, or do not any more.
+    fn hints_arrive(&self, arrive: bool);
+    /// How many sleep until they are told.
+    fn sleeping(&self, queue: Queue) -> usize;
+}
+
+/// How the listener fares, for the health report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ListenerState {
+    /// Not needed yet.
+    Idle,
+    /// Connecting, or reconnecting after the connection was lost.
+    Connecting,
+    /// Hints arrive.
+    Listening,
+    /// Notifications cannot work here (a transaction-mode pooler, a standby): everybody polls.
+    Polling,
+}
+
+enum Command {
+    Offer(Queue, Duration),
+    Want(Queue),
+}
+
+/// Handle of the listener; clones share it.
+#[derive(Clone)]
+pub(crate) struct Hints(Arc<Shared>);
+
+struct Shared {
+    commands: mpsc::UnboundedSender<Command>,
+    state: Arc<AtomicU8>,
+    wanted: [AtomicBool; 2],
+}
+
+/// What the listener needs to run.
+pub(crate) struct Listener {
+    pub(crate) connector: Connector,
+    pub(crate) quoted_schema: String,
+    pub(crate) fallback_poll_interval: Duration,
+    pub(crate) ear: Box<dyn Ear>,
+    pub(crate) faults: Faults,
+    pub(crate) stop: CancellationToken,
+    /// `false` where it is known that listening cannot work.
+    pub(crate) possible: bool,
+}
+
+/// Shortest time between two notifications: what happens meanwhile shares one.
+const COALESCE: Duration = Duration::from_millis(5);
+/// A process that stopped waiting so long ago need not be told any more.
+const LINGER: Duration = Duration::from_secs(1);
+/// Longest wait for an answer on the listener's connection before it counts as dead.
+const ANSWER: Duration = Duration::from_secs(5);
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How often to try again whether notifications work where they did not.
+const RECHECK: Duration = Duration::from_secs(300);
+
+impl Hints {
+    /// Starts the listener's task; it connects when it is first needed.
+    pub(crate) fn start(listener: Listener, tasks: &tokio_util::task::TaskTracker) -> Self {
+        let (commands, inbox) = mpsc::unbounded_channel();
+        let state = Arc::new(AtomicU8::new(ListenerState::Idle as u8));
+        let shared =
+            Shared { commands, state: Arc::clone(&state), wanted: [AtomicBool::new(false), AtomicBool::new(false)] };
+        tasks.spawn(run(listener, inbox, state));
+        Self(Arc::new(shared))
+    }
+
+    /// Others may want to know that `queue` has something, now or after `delay`.
+    pub(crate) fn offer(&self, queue: Queue, delay: Duration) {
+        let _ = self.0.commands.send(Command::Offer(queue, delay));
+    }
+
+    /// Somebody here is about to sleep on `queue`.
+    pub(crate) fn want(&self, queue: Queue) {
+        let _ = self.0.commands.send(Command::Want(queue));
+    }
+
+    pub(crate) fn state(&self) -> ListenerState {
+        let _ = &self.0.wanted;
+        match self.0.state.load(Ordering::Relaxed) {
+            1 => ListenerState::Connecting,
+            2 => ListenerState::Listening,
+            3 => ListenerState::Polling,
+            _ => ListenerState::Idle,
+        }
+    }
+}
+
+/// What the task knows between connections.
+struct Run {
+    listener: Listener,
+    inbox: mpsc::UnboundedReceiver<Command>,
+    state: Arc<AtomicU8>,
+    channel: String,
+    lock_class: i32,
+    /// Hints to send, with the soonest delay, kept until they are sent.
+    offers: HashMap<Queue, Instant>,
+    wanted: HashMap<Queue, Instant>,
+}
+
+enum End {
+    Stop,
+    Lost(StoreError),
+    Impossible(String),
+}
+
+async fn run(listener: Listener, inbox: mpsc::UnboundedReceiver<Command>, state: Arc<AtomicU8>) {
+    let digest = Sha256::digest(listener.quoted_schema.as_bytes());
+    let hex: String = digest.iter().take(12).map(|b| format!("{b:02x}")).collect();
+    let lock_class = i32::from_be_bytes([digest[12], digest[13], digest[14], digest[15]]);
+    let stop = listener.stop.clone();
+    let mut run = Run {
+        listener,
+        inbox,
+        state,
+        channel: format!("steadfast_{hex}"),
+        lock_class,
+        offers: HashMap::new(),
+        wanted: HashMap::new(),
+    };
+    tokio::select! {
+        () = run.forever() => {}
+        () = stop.cancelled() => {}
+    }
+}
+
+impl Run {
+    async fn forever(&mut self) {
+        // The connection is opened when the first hint is offered or wanted.
+        let Some(first) = self.inbox.recv().await else { return };
+        self.note(first);
+        let mut backoff = BACKOFF.0;
+        loop {
+            if !self.listener.possible {
+                self.set_state(ListenerState::Polling);
+                return self.drain().await;
+            }
+            self.set_state(ListenerState::Connecting);
+            let started = Instant::now();
+            let end = match self.listener.connector.connect().await {
+                Ok(connected) => self.serve(connected).await,
+                Err(error) => End::Lost(error),
+            };
+            self.listener.ear.hints_arrive(false);
+            metrics::gauge!("steadfast_listener_connected").set(0.0);
+            match end {
+                End::Stop => return,
+                End::Impossible(why) => {
+                    self.set_state(ListenerState::Polling);
+                    tracing::warn!(target: "steadfast", server = %self.listener.connector.describe(), why,
+                        "notifications do not work here; polling instead");
+                    tokio::time::sleep(RECHECK).await;
+                }
+                End::Lost(error) => {
+                    if started.elapsed() > Duration::from_secs(30) {
+                        backoff = BACKOFF.0;
+                    }
+                    tracing::info!(target: "steadfast", %error, "the listener's connection is gone; reconnecting");
+                    metrics::counter!("steadfast_listener_reconnects_total").increment(1);
+                    tokio::time::sleep(backoff).await;
+                    backoff = (backoff * 2).min(BACKOFF.1);
+                }
+            }
+        }
+    }
+
+    fn set_state(&self, state: ListenerState) {
+        self.state.store(state as u8, Ordering::Relaxed);
+    }
+
+    fn note(&mut self, command: Command) {
+        match command {
+            Command::Offer(queue, delay) => {
+                let Some(at) = Instant::now().checked_add(delay) else { return };
+                self.offers.entry(queue).and_modify(|t| *t = at.min(*t)).or_insert(at);
+            }
+            Command::Want(queue) => {
+                self.wanted.insert(queue, Instant::now());
+            }
+        }
+    }
+
+    /// Commands have nobody to carry them out; they must not pile up.
+    async fn drain(&mut self) {
+        while self.inbox.recv().await.is_some() {}
+    }
+
+    async fn serve(&mut self, connected: Connected) -> End {
+        let Connected { client, mut messages, .. } = connected;
+        let (heard, mut ears) = mpsc::unbounded_channel();
+        let driver = tokio::spawn(async move {
+            while let Some(Ok(message)) = messages.next().await {
+                if let AsyncMessage::Notification(n) = message {
+                    if heard.send((n.process_id(), n.payload().to_owned())).is_err() {
+                        break;
+                    }
+                }
+            }
+        });
+        let end = self.converse(&client, &mut ears).await;
+        drop(client);
+        driver.abort();
+        end
+    }
+
+    async fn converse(&mut self, client: &Client, ears: &mut mpsc::UnboundedReceiver<(i32, String)>) -> End {
+        let own_pid = match self.begin(client, ears).await {
+            Ok(pid) => pid,
+            Err(end) => return end,
+        };
+        self.set_state(ListenerState::Listening);
+        metrics::gauge!("steadfast_listener_connected").set(1.0);
+        let mut registered: HashMap<Queue, Instant> = HashMap::new();
+        let mut last_sent = Instant::now() - COALESCE;
+        let mut next_poll = Instant::now() + self.listener.fallback_poll_interval;
+        let generation = self.listener.faults.listener_generation();
+        // Registered before they are told that hints arrive: the look that follows is the one "once more".
+        let result = self.register(client, &mut registered).await;
+        if let Err(error) = result {
+            return End::Lost(error);
+        }
+        self.listener.ear.hints_arrive(true);
+        loop {
+            let send_at = (!self.offers.is_empty()).then(|| last_sent + COALESCE);
+            let housekeeping = (!registered.is_empty()).then(|| Instant::now() + LINGER);
+            tokio::select! {
+                biased;
+                command = self.inbox.recv() => match command {
+                    Some(command) => self.note(command),
+                    None => return End::Stop,
+                },
+                heard = ears.recv() => match heard {
+                    Some((pid, payload)) if pid != own_pid => self.hear(&payload),
+                    Some(_) => {}
+                    None => return End::Lost(StoreError::Connection("the server closed it".to_owned())),
+                },
+                () = sleep_until(send_at) => {
+                    last_sent = Instant::now();
+                    if let Err(error) = self.send_offers(client).await {
+                        return End::Lost(error);
+                    }
+                }
+                () = sleep_until(Some(next_poll)) => {
+                    next_poll = Instant::now() + self.listener.fallback_poll_interval;
+                    if let Err(error) = self.poll(client).await {
+                        return End::Lost(error);
+                    }
+                }
+                () = sleep_until(housekeeping) => {}
+            }
+            if self.listener.faults.listener_generation() != generation {
+                return End::Lost(StoreError::Connection("injected".to_owned()));
+            }
+            let kept = async {
+                self.register(client, &mut registered).await?;
+                self.unregister(client, &mut registered).await
+            };
+            if let Err(error) = kept.await {
+                return End::Lost(error);
+            }
+        }
+    }
+
+    /// LISTEN, and the proof that notifications really arrive on this connection.
+    async fn begin(&self, client: &Client, ears: &mut mpsc::UnboundedReceiver<(i32, String)>) -> Result<i32, End> {
+        let probe = uuid::Uuid::new_v4().to_string();
+        let statements = async {
+            client.batch_execute(&format!("LISTEN {}", self.channel)).await?;
+            let rows = client
+                .query_typed(
+                    "SELECT pg_backend_pid(), pg_notify($1, $2)::text",
+                    &[(&self.channel, Type::TEXT), (&probe, Type::TEXT)],
+                )
+                .await?;
+            Ok::<_, tokio_postgres::Error>(rows.first().map_or(0, |r| r.get::<_, i32>(0)))
+        };
+        let pid = match tokio::time::timeout(ANSWER, statements).await {
+            Err(_) => return Err(End::Lost(StoreError::Timeout(ANSWER))),
+            Ok(Ok(pid)) => pid,
+            Ok(Err(error)) => {
+                let error = StoreError::from(error);
+                // A standby refuses LISTEN (25006); a pooler may refuse it in its own way.
+                let refused = matches!(&error, StoreError::Database { sqlstate, .. }
+                    if sqlstate == "25006" || sqlstate == "0A000" || sqlstate == "08P01" || sqlstate == "42501");
+                return Err(if refused { End::Impossible(error.to_string()) } else { End::Lost(error) });
+            }
+        };
+        let deadline = Instant::now() + ANSWER;
+        loop {
+            tokio::select! {
+                heard = ears.recv() => match heard {
+                    Some((_, payload)) if payload == probe => return Ok(pid),
+                    Some((_, payload)) => self.hear(&payload),
+                    None => return Err(End::Lost(StoreError::Connection("closed at the start".to_owned()))),
+                },
+                () = sleep_until(Some(deadline)) =>
+                    return Err(End::Impossible("a notification to ourselves did not arrive".to_owned())),
+            }
+        }
+    }
+
+    fn hear(&self, payload: &str) {
+        if self.listener.faults.hint_lost() {
+            return;
+        }
+        // "t", "w1500", several separated by spaces: queue, then ms until due.
+        for word in payload.split(' ') {
+            let queue = match word.chars().next() {
+                Some('t') => Queue::Turns,
+                Some('w') => Queue::Work,
+                _ => continue,
+            };
+            let delay = word.get(1..).and_then(|d| d.parse().ok()).unwrap_or(0);
+            metrics::counter!("steadfast_hints_received_total", "queue" => queue.name()).increment(1);
+            self.listener.ear.hint(queue, Duration::from_millis(delay));
+        }
+    }
+
+    /// Tells the others who wait, in one statement and only if there are any: an exclusive try-lock fails exactly
+    /// when another connection holds the queue's lock shared.
+    async fn send_offers(&mut self, client: &Client) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let (mut ids, mut words) = (Vec::new(), Vec::new());
+        for (queue, at) in self.offers.drain() {
+            ids.push(queue.lock_id());
+            words.push(format!("{}{}", queue.letter(), at.saturating_duration_since(now).as_millis()));
+        }
+        let rows = answered(client.query_typed(
+            "SELECT pg_notify($1, w.word)::text FROM unnest($2::int[], $3::text[]) AS w(id, word) \
+             WHERE NOT pg_try_advisory_xact_lock($4, w.id)",
+            &[
+                (&self.channel, Type::TEXT),
+                (&ids, Type::INT4_ARRAY),
+                (&words, Type::TEXT_ARRAY),
+                (&self.lock_class, Type::INT4),
+            ],
+        ))
+        .await?;
+        metrics::counter!("steadfast_hints_sent_total").increment(rows.len() as u64);
+        Ok(())
+    }
+
+    /// Makes it known that somebody here waits, then has them look once more.
+    async fn register(&mut self, client: &Client, registered: &mut HashMap<Queue, Instant>) -> Result<(), StoreError> {
+        for (queue, at) in std::mem::take(&mut self.wanted) {
+            if registered.insert(queue, at).is_none() {
+                answered(client.query_typed(
+                    "SELECT pg_advisory_lock_shared($1, $2)::text",
+                    &[(&self.lock_class, Type::INT4), (&queue.lock_id(), Type::INT4)],
+                ))
+                .await?;
+                self.listener.ear.hint(queue, Duration::ZERO);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes it back for queues that nobody here has waited for lately.
+    async fn unregister(
+        &mut self,
+        client: &Client,
+        registered: &mut HashMap<Queue, Instant>,
+    ) -> Result<(), StoreError> {
+        let now = Instant::now();
+        let mut gone = Vec::new();
+        for (queue, last) in registered.iter_mut() {
+            if self.listener.ear.sleeping(*queue) > 0 {
+                *last = now;
+            } else if now.duration_since(*last) >= LINGER {
+                gone.push(*queue);
+            }
+        }
+        for queue in gone {
+            registered.remove(&queue);
+            answered(client.query_typed(
+                "SELECT pg_advisory_unlock_shared($1, $2)",
+                &[(&self.lock_class, Type::INT4), (&queue.lock_id(), Type::INT4)],
+            ))
+            .await?;
+            // Somebody may have gone to sleep meanwhile, counting on the registration.
+            if self.listener.ear.sleeping(queue) > 0 {
+                self.wanted.insert(queue, now);
+            }
+        }
+        Ok(())
+    }
+
+    /// The safety poll: finds what a lost hint would have shown, and that the connection is alive.
+    async fn poll(&mut self, client: &Client) -> Result<(), StoreError> {
+        if self.listener.ear.sleeping(Queue::Turns) + self.listener.ear.sleeping(Queue::Work) == 0 {
+            return Ok(());
+        }
+        let sql = format!("SELECT * FROM {}.sf_poll_due()", self.listener.quoted_schema);
+        let rows = answered(client.query_typed(&sql, &[])).await?;
+        metrics::counter!("steadfast_fallback_polls_total").increment(1);
+        if let Some(row) = rows.first() {
+            for (queue, column) in [(Queue::Turns, 0), (Queue::Work, 1)] {
+                if let Ok(Some(ms)) = row.try_get::<_, Option<i64>>(column) {
+                    self.listener.ear.hint(queue, Duration::from_millis(ms.max(0).unsigned_abs()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn answered<T>(query: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, StoreError> {
+    match tokio::time::timeout(ANSWER, query).await {
+        Ok(answer) => answer.map_err(StoreError::from),
+        Err(_) => Err(StoreError::Timeout(ANSWER)),
+    }
+}
+
+/// Sleeps until `at`, or for ever.
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}

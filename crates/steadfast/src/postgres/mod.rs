@@ -1,0 +1,26 @@
+//! The PostgreSQL engine.
+//!
+//! Invariant: this module only says what there is; each room below says what it does.
+
+mod admin;
+mod builder;
+mod connection;
+mod error;
+mod fetch_lane;
+mod inspect;
+mod lane;
+mod listen;
+mod op;
+mod params;
+mod provider;
+mod schema;
+mod store;
+pub mod target;
+pub mod tls;
+
+pub use builder::{Builder, DEFAULT_POOL_SIZE, DEFAULT_SCHEMA, LongPoll, Migrations, OpenError, OpenErrorKind};
+pub use connection::PasswordProvider;
+pub use inspect::{Health, InstanceDetail, InstanceQuery, InstanceSummary, QueueReport};
+pub use listen::ListenerState;
+pub use provider::PostgresProvider;
+pub use schema::schema_sql;

@@ -1,0 +1,300 @@
+//! Commits orchestration turns: histories, activities, messages, key-values and statuses, many turns at once.
+//!
+//! Invariant: a turn is applied wholly or not at all, once, and only under its lease.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use duroxide::providers::{ExecutionMetadata, ScheduledActivityIdentifier, WorkItem};
+use duroxide::{Event, EventKind};
+
+use crate::batch::Limits;
+use crate::item::{Activity, ItemError, Message, check_instance_id, event_kind, index_key, pack_version, signed, to_payload};
+use crate::postgres::error::StoreError;
+use crate::postgres::lane::{Batch, Coded, Entry, Terms, settle};
+use crate::postgres::params::Params;
+use crate::postgres::store::{Store, column};
+use crate::token::TurnToken;
+
+/// Acks of turns.
+pub(crate) struct AckTurns;
+
+/// A turn, encoded.
+pub(crate) struct AckTurn {
+    token: TurnToken,
+    execution_id: i64,
+    events: Vec<Event>,
+    event_rows: Vec<(i64, i16, Vec<u8>)>,
+    activities: Vec<Activity>,
+    messages: Vec<Message>,
+    cancelled: Vec<(String, i64, i64)>,
+    metadata: ExecutionMetadata,
+    custom_status: Option<Option<String>>,
+    kv_clear: bool,
+    kv: Vec<KvChange>,
+    bytes: usize,
+}
+
+/// A key-value as the turn left it.
+struct KvChange {
+    key: String,
+    value: Option<String>,
+    at_ms: Option<i64>,
+}
+
+impl AckTurn {
+    /// Encodes a turn; nothing has happened when it cannot be stored.
+    pub(crate) fn encode(
+        token: TurnToken,
+        execution_id: u64,
+        events: Vec<Event>,
+        worker_items: &[WorkItem],
+        orchestrator_items: &[WorkItem],
+        metadata: ExecutionMetadata,
+        cancelled: &[ScheduledActivityIdentifier],
+    ) -> Result<Self, ItemError> {
+        let mut seen = HashSet::with_capacity(events.len());
+        let mut event_rows = Vec::with_capacity(events.len());
+        for event in &events {
+            if !seen.insert(event.event_id) {
+                return Err(ItemError::DuplicateEvent(event.event_id));
+            }
+            event_rows.push((signed("event id", event.event_id)?, event_kind(&event.kind), to_payload(event)?));
+        }
+        if let Some(parent) = &metadata.parent_instance_id {
+            check_instance_id(parent)?;
+        }
+        if let Some(status) = &metadata.status {
+            check_instance_id(status)?;
+        }
+        let mut cancelled_rows = Vec::with_capacity(cancelled.len());
+        for c in cancelled {
+            check_instance_id(&c.instance)?;
+            cancelled_rows.push((
+                c.instance.clone(),
+                signed("execution id", c.execution_id)?,
+                signed("activity id", c.activity_id)?,
+            ));
+        }
+        // Scheduled and cancelled in the same turn: it is never queued.
+        let mut activities = Vec::with_capacity(worker_items.len());
+        for item in worker_items {
+            let activity = Activity::encode(item)?;
+            let stillborn = cancelled_rows
+                .iter()
+                .any(|c| c.0 == activity.instance && c.1 == activity.execution_id && c.2 == activity.activity_id);
+            if !stillborn {
+                activities.push(activity);
+            }
+        }
+        let messages = orchestrator_items.iter().map(Message::encode).collect::<Result<Vec<_>, _>>()?;
+        let (kv_clear, kv) = kv_changes(&events)?;
+        let bytes = event_rows.iter().map(|e| e.2.len()).sum::<usize>()
+            + activities.iter().map(|a| a.payload.len()).sum::<usize>()
+            + messages.iter().map(|m| m.payload.len()).sum::<usize>()
+            + metadata.output.as_ref().map_or(0, String::len);
+        Ok(Self {
+            token,
+            execution_id: signed("execution id", execution_id)?,
+            custom_status: events.iter().rev().find_map(|e| match &e.kind {
+                EventKind::CustomStatusUpdated { status } => Some(status.clone()),
+                _ => None,
+            }),
+            events,
+            event_rows,
+            activities,
+            messages,
+            cancelled: cancelled_rows,
+            metadata,
+            kv_clear,
+            kv,
+            bytes,
+        })
+    }
+}
+
+/// What is left of a turn's key-value events: whether everything was cleared, and the last word on each key.
+fn kv_changes(events: &[Event]) -> Result<(bool, Vec<KvChange>), ItemError> {
+    let mut clear = false;
+    let mut changes: HashMap<&str, KvChange> = HashMap::new();
+    for event in events {
+        match &event.kind {
+            EventKind::KeyValueSet { key, value, last_updated_at_ms } => {
+                let at_ms = Some(signed("timestamp", *last_updated_at_ms)?);
+                changes.insert(key, KvChange { key: key.clone(), value: Some(value.clone()), at_ms });
+            }
+            EventKind::KeyValueCleared { key } => {
+                changes.insert(key, KvChange { key: key.clone(), value: None, at_ms: None });
+            }
+            EventKind::KeyValuesCleared => {
+                clear = true;
+                changes.clear();
+            }
+            _ => {}
+        }
+    }
+    Ok((clear, changes.into_values().collect()))
+}
+
+impl Batch for AckTurns {
+    type Call = AckTurn;
+    type Answer = ();
+    const LIMITS: Limits = Limits { max_calls: 128, max_bytes: 8 << 20, max_in_flight: 1 };
+
+    fn bytes(call: &AckTurn) -> usize {
+        call.bytes
+    }
+
+    async fn send(store: Arc<Store>, entries: Vec<Entry<Self>>) {
+        settle(store, entries).await;
+    }
+}
+
+impl Coded for AckTurns {
+    const FUNCTION: &'static str = "sf_ack_orchestration_item";
+
+    fn params(store: &Store, calls: &[&AckTurn], terms: &Terms) -> Params {
+        let params = Params::new()
+            .uuid(terms.batch_id)
+            .big(terms.retain_ms)
+            .flag(terms.sweep)
+            .flag(terms.wait)
+            .big(store.cache().owner());
+        let params = turn_params(params, calls);
+        let params = event_params(params, calls);
+        let params = activity_params(params, calls);
+        let params = message_params(store, params, calls);
+        let params = cancel_params(params, calls);
+        kv_params(params, calls)
+    }
+
+    fn give_up(store: &Store, call: &AckTurn) -> Instant {
+        store.give_up_with_lease(call.token.lease)
+    }
+
+    fn committed(store: &Arc<Store>, calls: &[&AckTurn]) {
+        let mut messaged: HashSet<&str> = HashSet::new();
+        let (mut work, mut due) = (0, None::<i64>);
+        {
+            let mut cache = store.cache();
+            for call in calls {
+                let bytes = call.event_rows.iter().map(|e| e.2.len()).sum();
+                cache.append(call.token.instance_key, call.execution_id, &call.events, bytes);
+                work += call.activities.len();
+                for message in &call.messages {
+                    match message.due_ms {
+                        None => drop(messaged.insert(&message.instance)),
+                        Some(at) => due = Some(due.map_or(at, |d| d.min(at))),
+                    }
+                }
+            }
+        }
+        store.work_available(work);
+        // A released instance may have messages that came while it was leased.
+        store.turns.released();
+        store.turns_available(messaged.len());
+        if let Some(at) = due {
+            store.turns_due_in(until_epoch_ms(store.pipe.faults().skewed_ms(at)));
+        }
+    }
+}
+
+/// How long until an epoch time by this machine's clock. Only a hint: the database's clock decides, and tells the
+/// exact delay with the next look.
+pub(crate) fn until_epoch_ms(at_ms: i64) -> Duration {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
+    Duration::from_millis(u64::try_from(i128::from(at_ms) - now as i128).unwrap_or(0))
+}
+
+fn op_of(n: usize) -> i32 {
+    // Operations of a batch are numbered from 1, as SQL arrays are; a batch holds 128 at most.
+    i32::try_from(n + 1).unwrap_or(i32::MAX)
+}
+
+/// Pairs the rows of every turn with the turn's number.
+fn numbered<'a, T>(calls: &'a [&AckTurn], rows: impl Fn(&'a AckTurn) -> &'a [T]) -> Vec<(i32, &'a T)> {
+    calls.iter().enumerate().flat_map(|(n, c)| rows(c).iter().map(move |row| (op_of(n), row))).collect()
+}
+
+fn turn_params(params: Params, calls: &[&AckTurn]) -> Params {
+    let bytes = |text: &Option<String>| text.as_ref().map(|t| t.as_bytes().to_vec());
+    params
+        .bigs(calls.iter().map(|c| c.token.instance_key).collect())
+        .bigs(calls.iter().map(|c| c.token.claim).collect())
+        .bigs(calls.iter().map(|c| c.token.upto).collect())
+        .bigs(calls.iter().map(|c| c.execution_id).collect())
+        .byteas_opt(calls.iter().map(|c| bytes(&c.metadata.orchestration_name)).collect())
+        .byteas_opt(calls.iter().map(|c| bytes(&c.metadata.orchestration_version)).collect())
+        .texts_opt(calls.iter().map(|c| c.metadata.parent_instance_id.clone()).collect())
+        .texts_opt(calls.iter().map(|c| c.metadata.status.clone()).collect())
+        .byteas_opt(calls.iter().map(|c| bytes(&c.metadata.output)).collect())
+        .bigs_opt(calls.iter().map(|c| c.metadata.pinned_duroxide_version.as_ref().map(pack_version)).collect())
+        .smalls(calls.iter().map(|c| i16::from(c.custom_status.is_some())).collect())
+        .byteas_opt(calls.iter().map(|c| c.custom_status.as_ref().and_then(bytes)).collect())
+        .flags(calls.iter().map(|c| c.kv_clear).collect())
+}
+
+fn event_params(params: Params, calls: &[&AckTurn]) -> Params {
+    let rows = numbered(calls, |c| &c.event_rows);
+    params
+        .ints(rows.iter().map(|r| r.0).collect())
+        .bigs(rows.iter().map(|r| r.1.0).collect())
+        .smalls(rows.iter().map(|r| r.1.1).collect())
+        .byteas(rows.iter().map(|r| r.1.2.clone()).collect())
+}
+
+fn activity_params(params: Params, calls: &[&AckTurn]) -> Params {
+    let rows = numbered(calls, |c| &c.activities);
+    params
+        .ints(rows.iter().map(|r| r.0).collect())
+        .texts_opt(rows.iter().map(|r| foreign(calls, r.0, &r.1.instance)).collect())
+        .bigs(rows.iter().map(|r| r.1.execution_id).collect())
+        .bigs(rows.iter().map(|r| r.1.activity_id).collect())
+        .byteas(rows.iter().map(|r| r.1.tag.clone()).collect())
+        .byteas_opt(rows.iter().map(|r| r.1.session.clone()).collect())
+        .byteas(rows.iter().map(|r| r.1.payload.clone()).collect())
+}
+
+/// The instance of a row when it is not the turn's own. The turn's own id is that of its events.
+fn foreign(calls: &[&AckTurn], op: i32, instance: &str) -> Option<String> {
+    let call = usize::try_from(op - 1).ok().and_then(|n| calls.get(n))?;
+    let own = call.events.first().is_some_and(|e| e.instance_id == instance);
+    (!own).then(|| instance.to_owned())
+}
+
+fn message_params(store: &Store, params: Params, calls: &[&AckTurn]) -> Params {
+    let rows = numbered(calls, |c| &c.messages);
+    let faults = store.pipe.faults();
+    params
+        .texts(rows.iter().map(|r| r.1.instance.clone()).collect())
+        .ints(rows.iter().map(|r| r.0).collect())
+        .bigs_opt(rows.iter().map(|r| r.1.due_ms.map(|at| faults.skewed_ms(at))).collect())
+        .smalls(rows.iter().map(|r| r.1.kind as i16).collect())
+        .byteas(rows.iter().map(|r| r.1.payload.clone()).collect())
+}
+
+fn cancel_params(params: Params, calls: &[&AckTurn]) -> Params {
+    let rows = numbered(calls, |c| &c.cancelled);
+    params
+        .ints(rows.iter().map(|r| r.0).collect())
+        .texts_opt(rows.iter().map(|r| foreign(calls, r.0, &r.1.0)).collect())
+        .bigs(rows.iter().map(|r| r.1.1).collect())
+        .bigs(rows.iter().map(|r| r.1.2).collect())
+}
+
+fn kv_params(params: Params, calls: &[&AckTurn]) -> Params {
+    let rows = numbered(calls, |c| &c.kv);
+    params
+        .ints(rows.iter().map(|r| r.0).collect())
+        .byteas(rows.iter().map(|r| index_key(r.1.key.as_bytes())).collect())
+        .byteas(rows.iter().map(|r| r.1.key.as_bytes().to_vec()).collect())
+        .byteas_opt(rows.iter().map(|r| r.1.value.as_ref().map(|v| v.as_bytes().to_vec())).collect())
+        .bigs_opt(rows.iter().map(|r| r.1.at_ms).collect())
+}
+
+/// Codes of a mutating function that was called alone.
+pub(crate) fn single_code(rows: &[tokio_postgres::Row], name: &str) -> Result<Vec<i64>, StoreError> {
+    let row = rows.first().ok_or_else(|| StoreError::Decode("no row".to_owned()))?;
+    column(row, name)
+}

@@ -1,0 +1,80 @@
+//! Removes done activities and delivers their completions, many at once.
+//!
+//! Invariant: removal and delivery are one commit.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use duroxide::providers::WorkItem;
+
+use crate::batch::Limits;
+use crate::item::{ItemError, Message, MessageKind};
+use crate::postgres::lane::{Batch, Coded, Entry, Terms, settle};
+use crate::postgres::params::Params;
+use crate::postgres::store::Store;
+use crate::token::WorkToken;
+
+/// Acks of activities.
+pub(crate) struct AckWork;
+
+/// A done activity.
+pub(crate) struct AckedWork {
+    token: WorkToken,
+    completion: Option<Message>,
+}
+
+impl AckedWork {
+    pub(crate) fn encode(token: WorkToken, completion: Option<&WorkItem>) -> Result<Self, ItemError> {
+        let completion = completion.map(Message::encode).transpose()?;
+        match &completion {
+            Some(m) if !matches!(m.kind, MessageKind::ActivityCompleted | MessageKind::ActivityFailed) => {
+                Err(ItemError::WrongQueue("an activity's completion that is none"))
+            }
+            _ => Ok(Self { token, completion }),
+        }
+    }
+}
+
+impl Batch for AckWork {
+    type Call = AckedWork;
+    type Answer = ();
+    const LIMITS: Limits = Limits { max_calls: 256, max_bytes: 8 << 20, max_in_flight: 1 };
+
+    fn bytes(call: &AckedWork) -> usize {
+        call.completion.as_ref().map_or(0, |m| m.payload.len())
+    }
+
+    async fn send(store: Arc<Store>, entries: Vec<Entry<Self>>) {
+        settle(store, entries).await;
+    }
+}
+
+impl Coded for AckWork {
+    const FUNCTION: &'static str = "sf_ack_work_item";
+
+    fn params(_: &Store, calls: &[&AckedWork], terms: &Terms) -> Params {
+        let completion = |c: &AckedWork| c.completion.clone();
+        Params::new()
+            .uuid(terms.batch_id)
+            .big(terms.retain_ms)
+            .flag(terms.sweep)
+            .flag(terms.wait)
+            .bigs(calls.iter().map(|c| c.token.instance_key).collect())
+            .bigs(calls.iter().map(|c| c.token.work_id).collect())
+            .bigs(calls.iter().map(|c| c.token.claim).collect())
+            .texts_opt(calls.iter().map(|c| completion(c).map(|m| m.instance)).collect())
+            .smalls(calls.iter().map(|c| completion(c).map_or(0, |m| m.kind as i16)).collect())
+            .byteas_opt(calls.iter().map(|c| completion(c).map(|m| m.payload)).collect())
+    }
+
+    fn give_up(store: &Store, call: &AckedWork) -> Instant {
+        store.give_up_with_lease(call.token.lease)
+    }
+
+    fn committed(store: &Arc<Store>, calls: &[&AckedWork]) {
+        let messaged: HashSet<&str> =
+            calls.iter().filter_map(|c| c.completion.as_ref().map(|m| m.instance.as_str())).collect();
+        store.turns_available(messaged.len());
+    }
+}

@@ -1,0 +1,106 @@
+//! Deletes instances with all that belongs to them.
+//!
+//! Invariant: a tree goes as a whole or stays as a whole.
+
+use std::sync::Arc;
+
+use duroxide::providers::{DeleteInstanceResult, InstanceFilter};
+use uuid::Uuid;
+
+use super::{list_children, list_executions};
+use crate::postgres::error::StoreError;
+use crate::postgres::params::Params;
+use crate::postgres::store::{Store, column, millis};
+
+/// Bulk operations take so many roots when the caller sets no limit: the framework's own default.
+const DEFAULT_LIMIT: u32 = 1000;
+
+/// Deletes exactly these instances.
+pub(crate) async fn delete(
+    store: &Arc<Store>,
+    ids: &[String],
+    force: bool,
+) -> Result<DeleteInstanceResult, StoreError> {
+    let params = Params::new()
+        .uuid(Uuid::new_v4())
+        .big(millis(store.pipe.settings().retry_timeout) * 3)
+        .texts(ids.iter().filter(|id| !id.contains('\0')).cloned().collect())
+        .flag(force);
+    let rows = store.pipe.call_patiently("sf_delete_instances", &params).await?;
+    let row = rows.first().ok_or_else(|| StoreError::Decode("no row".to_owned()))?;
+    let results: Vec<i64> = column(row, "results")?;
+    let culprit: Option<String> = column(row, "culprit")?;
+    let culprit = culprit.unwrap_or_default();
+    match results.as_slice() {
+        [0, instances, executions, events, messages] => Ok(DeleteInstanceResult {
+            instances_deleted: instances.unsigned_abs(),
+            executions_deleted: executions.unsigned_abs(),
+            events_deleted: events.unsigned_abs(),
+            queue_messages_deleted: messages.unsigned_abs(),
+        }),
+        [5, ..] => Err(StoreError::Rejected(format!(
+            "Instance {culprit} is still running. Cancel it first, or use force=true to delete it anyway."
+        ))),
+        [6, ..] => Err(StoreError::Rejected(format!(
+            "Cannot delete: sub-orchestration {culprit} belongs to one of these instances and is not among them."
+        ))),
+        other => Err(StoreError::Decode(format!("codes {other:?}"))),
+    }
+}
+
+/// Deletes an instance and its descendants. Only roots can be deleted so.
+pub(crate) async fn delete_tree(
+    store: &Arc<Store>,
+    instance: &str,
+    force: bool,
+) -> Result<DeleteInstanceResult, StoreError> {
+    let Some(detail) = super::instance_detail::get(store, instance).await? else {
+        return Err(StoreError::Rejected(format!("Instance {instance} not found")));
+    };
+    if detail.summary.parent_instance_id.is_some() {
+        return Err(StoreError::Rejected(format!(
+            "Cannot delete sub-orchestration {instance} directly: delete its root instance."
+        )));
+    }
+    let tree = list_children::list(store, instance, true).await?;
+    delete(store, &tree, force).await
+}
+
+/// Deletes ended roots that match, each with its tree; a tree that is held up fails alone and is logged.
+pub(crate) async fn delete_bulk(
+    store: &Arc<Store>,
+    filter: &InstanceFilter,
+) -> Result<DeleteInstanceResult, StoreError> {
+    let mut total = DeleteInstanceResult::default();
+    let params = Params::new()
+        .maybe_texts(filter.instance_ids.clone().map(storable))
+        .big_opt(filter.completed_before.map(epoch_ms))
+        .big(i64::from(filter.limit.unwrap_or(DEFAULT_LIMIT)));
+    let rows = store.pipe.call_patiently("sf_deletable_instances", &params).await?;
+    for row in rows {
+        let root: String = column(&row, "instance_id")?;
+        // Ended when it was listed, and not started again since: it may have been deleted and re-created.
+        let tree = list_children::list(store, &root, true).await?;
+        let running = list_executions::list(store, &root, None, false).await?;
+        if running.last().is_none_or(|e| e.status == "Running" || e.status == "ContinuedAsNew") {
+            continue;
+        }
+        let one = delete(store, &tree, true).await?;
+        total.instances_deleted += one.instances_deleted;
+        total.executions_deleted += one.executions_deleted;
+        total.events_deleted += one.events_deleted;
+        total.queue_messages_deleted += one.queue_messages_deleted;
+    }
+    Ok(total)
+}
+
+/// Ids that the store can hold at all.
+pub(crate) fn storable(ids: Vec<String>) -> Vec<String> {
+    ids.into_iter().filter(|id| !id.contains('\0')).collect()
+}
+
+/// An epoch time within what a timestamp holds.
+pub(crate) fn epoch_ms(at: u64) -> i64 {
+    const LAST: u64 = 253_402_300_799_000;
+    at.min(LAST) as i64
+}

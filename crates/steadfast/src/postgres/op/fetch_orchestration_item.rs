@@ -1,0 +1,304 @@
+//! Claims instances with due messages for waiting dispatchers, with what their caches lack of the histories.
+//!
+//! Invariants: an item is handed over with its attempt recorded; a history that cannot be decoded travels as
+//! `history_error`; a message that cannot be decoded goes to the quarantine and stops nobody.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use duroxide::providers::{DispatcherCapabilityFilter, KvEntry, OrchestrationItem, WorkItem};
+use duroxide::{Event, EventKind};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::abandon_orchestration_item::AbandonedTurn;
+use crate::history_cache::random_id;
+use crate::item::{decode_history, pack_version};
+use crate::postgres::error::StoreError;
+use crate::postgres::fetch_lane::{Claimed, Claimer};
+use crate::postgres::listen::Queue;
+use crate::postgres::params::Params;
+use crate::postgres::store::{Store, column, millis};
+use crate::token::TurnToken;
+
+const FUNCTION: &str = "sf_fetch_orchestration_item";
+/// Most messages and bytes that one turn is handed; the rest waits for the next.
+const MAX_MESSAGES: i32 = 1000;
+const MAX_BYTES: i64 = 16 << 20;
+
+/// Dispatchers that may take the same instances for equally long.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct TurnGroup {
+    lease_ms: i64,
+    /// Packed replay versions, inclusive; `None`: any.
+    versions: Option<(i64, i64)>,
+}
+
+impl TurnGroup {
+    /// `None` when the filter admits nothing.
+    pub(crate) fn new(lease: Duration, filter: Option<&DispatcherCapabilityFilter>) -> Option<Self> {
+        let versions = match filter {
+            None => None,
+            // The framework's first range counts, as in its own provider; an empty list admits nothing.
+            Some(f) => {
+                let range = f.supported_duroxide_versions.first()?;
+                Some((pack_version(&range.min), pack_version(&range.max)))
+            }
+        };
+        Some(Self { lease_ms: millis(lease), versions })
+    }
+}
+
+/// A claimed instance.
+pub(crate) struct ClaimedTurn {
+    pub(crate) item: OrchestrationItem,
+    pub(crate) token: TurnToken,
+    pub(crate) attempt_count: u32,
+}
+
+/// Claims for waiting dispatchers.
+pub(crate) struct TurnClaimer(pub(crate) Weak<Store>);
+
+impl Claimer for TurnClaimer {
+    type Group = TurnGroup;
+    type Seat = ();
+    type Item = ClaimedTurn;
+    const QUEUE: Queue = Queue::Turns;
+
+    async fn claim(&self, group: &TurnGroup, seats: &[()]) -> Result<Claimed<ClaimedTurn>, StoreError> {
+        let store = self.0.upgrade().ok_or(StoreError::Closed)?;
+        let claim = random_id();
+        let batch_id = Uuid::new_v4();
+        let terms = |retry| params(&store, group, seats.len(), batch_id, claim, retry);
+        let rows = match store.pipe.call(FUNCTION, &terms(false)).await {
+            // It may have claimed for us: ask for exactly that, as long as the leases can last.
+            Err(error) if error.is_in_doubt() => {
+                let give_up = Instant::now() + Duration::from_millis(group.lease_ms.unsigned_abs());
+                store.pipe.call_until(FUNCTION, &terms(true), give_up).await?
+            }
+            other => other?,
+        };
+        decode(&store, group, claim, rows).await
+    }
+
+    async fn give_back(&self, items: Vec<ClaimedTurn>) {
+        let Some(store) = self.0.upgrade() else { return };
+        let calls = items.into_iter().map(|turn| {
+            store.abandon_turns.submit(AbandonedTurn { token: turn.token, delay: None, ignore_attempt: true })
+        });
+        for result in futures_util::future::join_all(calls).await {
+            if let Err(error) = result {
+                tracing::debug!(target: "steadfast", %error, "could not give an instance back; its lease will end");
+            }
+        }
+    }
+}
+
+fn params(store: &Store, group: &TurnGroup, limit: usize, batch_id: Uuid, claim: i64, retry: bool) -> Params {
+    let (owner, forgotten) = store.cache().claim_terms();
+    Params::new()
+        .uuid(batch_id)
+        .flag(retry)
+        .big(claim)
+        .int(i32::try_from(limit).unwrap_or(i32::MAX))
+        .big(group.lease_ms)
+        .big_opt(group.versions.map(|v| v.0))
+        .big_opt(group.versions.map(|v| v.1))
+        .big(owner)
+        .bigs(forgotten)
+        .int(MAX_MESSAGES)
+        .big(MAX_BYTES)
+}
+
+async fn decode(
+    store: &Arc<Store>,
+    group: &TurnGroup,
+    claim: i64,
+    rows: Vec<Row>,
+) -> Result<Claimed<ClaimedTurn>, StoreError> {
+    let mut claimed = Claimed { items: Vec::with_capacity(rows.len()), busy: false, skipped: false, next_due: None };
+    for row in &rows {
+        claimed.busy |= column::<Option<bool>>(row, "busy")?.unwrap_or(false);
+        claimed.skipped |= column::<Option<bool>>(row, "skipped")?.unwrap_or(false);
+        let next_due: Option<i64> = column(row, "next_due_ms")?;
+        claimed.next_due = next_due.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())).or(claimed.next_due);
+        let dropped: Option<i64> = column(row, "dropped")?;
+        if dropped.is_some_and(|n| n > 0) {
+            tracing::warn!(target: "steadfast", dropped, "dropped queue messages of orchestrations that nobody started");
+        }
+        if column::<Option<i64>>(row, "instance_key")?.is_some() {
+            if let Some(turn) = decode_turn(store, group, claim, row).await? {
+                claimed.items.push((None, turn));
+            }
+        }
+    }
+    metrics::counter!("steadfast_claimed_items_total", "queue" => Queue::Turns.name())
+        .increment(claimed.items.len() as u64);
+    Ok(claimed)
+}
+
+/// What a row says of the instance itself.
+struct Header {
+    instance_key: i64,
+    instance: String,
+    execution_id: i64,
+    revision: i64,
+    last_event_id: i64,
+}
+
+async fn decode_turn(
+    store: &Arc<Store>,
+    group: &TurnGroup,
+    claim: i64,
+    row: &Row,
+) -> Result<Option<ClaimedTurn>, StoreError> {
+    let header = Header {
+        instance_key: column(row, "instance_key")?,
+        instance: column(row, "instance_id")?,
+        execution_id: column(row, "execution_id")?,
+        revision: column(row, "history_revision")?,
+        last_event_id: column::<Option<i64>>(row, "last_event_id")?.unwrap_or(0),
+    };
+    let attempt_count: i32 = column(row, "attempt_count")?;
+    let message_ids: Vec<i64> = column(row, "message_ids")?;
+    let payloads: Vec<Vec<u8>> = column(row, "messages")?;
+    let token = TurnToken {
+        instance_key: header.instance_key,
+        claim,
+        upto: message_ids.last().copied().unwrap_or(0),
+        lease: Duration::from_millis(group.lease_ms.unsigned_abs()),
+    };
+    let messages = decode_messages(store, &header, claim, &message_ids, &payloads).await?;
+    if messages.is_empty() {
+        return Ok(None);
+    }
+    let history = history(store, &header, row).await;
+    let name: Option<Vec<u8>> = column(row, "orchestration_name")?;
+    let version: Option<Vec<u8>> = column(row, "orchestration_version")?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let events: &[Event] = history.as_deref().unwrap_or_default();
+    let (name, version) = match name {
+        Some(name) => (text(name), version.map(text)),
+        None => name_from(events, &messages),
+    };
+    let (history, history_error, kv_snapshot) = match history {
+        Ok(events) => (events, None, kv_snapshot(row)?),
+        Err(error) => (Vec::new(), Some(error), HashMap::new()),
+    };
+    Ok(Some(ClaimedTurn {
+        item: OrchestrationItem {
+            instance: header.instance,
+            orchestration_name: name,
+            execution_id: header.execution_id.unsigned_abs(),
+            version: version.unwrap_or_else(|| "unknown".to_owned()),
+            history,
+            messages,
+            history_error,
+            kv_snapshot,
+        },
+        token,
+        attempt_count: u32::try_from(attempt_count).unwrap_or(u32::MAX),
+    }))
+}
+
+/// An instance without a row of its own yet is named by its first event or by the message that starts it.
+fn name_from(events: &[Event], messages: &[WorkItem]) -> (String, Option<String>) {
+    let started = events.iter().find_map(|e| match &e.kind {
+        EventKind::OrchestrationStarted { name, version, .. } => Some((name.clone(), Some(version.clone()))),
+        _ => None,
+    });
+    let start = || {
+        messages.iter().find_map(|m| match m {
+            WorkItem::StartOrchestration { orchestration, version, .. }
+            | WorkItem::ContinueAsNew { orchestration, version, .. } => Some((orchestration.clone(), version.clone())),
+            _ => None,
+        })
+    };
+    started.or_else(start).unwrap_or_default()
+}
+
+fn kv_snapshot(row: &Row) -> Result<HashMap<String, KvEntry>, StoreError> {
+    let keys: Option<Vec<Vec<u8>>> = column(row, "kv_keys")?;
+    let values: Option<Vec<Vec<u8>>> = column(row, "kv_values")?;
+    let times: Option<Vec<Option<i64>>> = column(row, "kv_at_ms")?;
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let pairs = keys.unwrap_or_default().into_iter().zip(values.unwrap_or_default()).zip(times.unwrap_or_default());
+    Ok(pairs
+        .map(|((key, value), at_ms)| {
+            let last_updated_at_ms = at_ms.unwrap_or(0).max(0).unsigned_abs();
+            (text(key), KvEntry { value: text(value), last_updated_at_ms })
+        })
+        .collect())
+}
+
+/// The instance's history: from the cache when the store says that it is all there, otherwise from the row.
+async fn history(store: &Arc<Store>, header: &Header, row: &Row) -> Result<Vec<Event>, String> {
+    let cached: bool = column(row, "cached").map_err(|e| e.to_string())?;
+    if cached {
+        let entry = store.cache().get(header.instance_key).filter(|c| {
+            c.execution_id == header.execution_id
+                && c.revision == header.revision
+                && c.last_event_id() == header.last_event_id
+        });
+        if let Some(entry) = entry {
+            metrics::counter!("steadfast_history_cache_total", "outcome" => "hit").increment(1);
+            return Ok(Vec::clone(&entry.events));
+        }
+        // The store counted on an entry that is not what it was: an ack of ours landed without our knowing.
+        metrics::counter!("steadfast_history_cache_total", "outcome" => "stale").increment(1);
+        store.cache().remove(header.instance_key);
+        return super::read::read_execution(store, &header.instance, Some(header.execution_id))
+            .await
+            .map_err(|e| e.to_string());
+    }
+    metrics::counter!("steadfast_history_cache_total", "outcome" => "miss").increment(1);
+    let payloads: Vec<Vec<u8>> =
+        column::<Option<Vec<Vec<u8>>>>(row, "events").map_err(|e| e.to_string())?.unwrap_or_default();
+    let events = decode_history(&payloads)?;
+    let bytes = payloads.iter().map(Vec::len).sum();
+    let shared = Arc::new(events);
+    store.cache().put_named(
+        &header.instance,
+        header.instance_key,
+        header.execution_id,
+        header.revision,
+        Arc::clone(&shared),
+        bytes,
+    );
+    Ok(Vec::clone(&shared))
+}
+
+async fn decode_messages(
+    store: &Arc<Store>,
+    header: &Header,
+    claim: i64,
+    ids: &[i64],
+    payloads: &[Vec<u8>],
+) -> Result<Vec<WorkItem>, StoreError> {
+    let mut messages = Vec::with_capacity(payloads.len());
+    let (mut bad, mut errors) = (Vec::new(), Vec::new());
+    for (id, payload) in ids.iter().zip(payloads) {
+        match serde_json::from_slice(payload) {
+            Ok(item) => messages.push(item),
+            Err(error) => {
+                bad.push(*id);
+                errors.push(error.to_string());
+            }
+        }
+    }
+    if !bad.is_empty() {
+        tracing::error!(target: "steadfast", instance = %header.instance, count = bad.len(), error = %errors[0],
+            "messages that cannot be decoded go to the quarantine");
+        metrics::counter!("steadfast_quarantined_total", "queue" => Queue::Turns.name()).increment(bad.len() as u64);
+        let params = Params::new()
+            .uuid(Uuid::new_v4())
+            .big(millis(store.pipe.settings().retry_timeout) * 3)
+            .big(header.instance_key)
+            .big(claim)
+            .bigs(bad)
+            .texts(errors);
+        store.pipe.call_patiently("sf_quarantine_messages", &params).await?;
+    }
+    Ok(messages)
+}

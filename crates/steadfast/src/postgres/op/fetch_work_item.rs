@@ -1,0 +1,195 @@
+//! Claims due activities for waiting workers, across tags and sessions.
+//!
+//! Invariants: a session's activities go to the worker that holds the session; an activity that cannot be decoded goes
+//! to the quarantine, and its orchestration is told that it failed.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use duroxide::ErrorDetails;
+use duroxide::providers::{SessionFetchConfig, TagFilter, WorkItem};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::abandon_work_item::AbandonedWork;
+use crate::history_cache::random_id;
+use crate::item::{MessageKind, tag_keys, to_payload};
+use crate::postgres::error::StoreError;
+use crate::postgres::fetch_lane::{Claimed, Claimer};
+use crate::postgres::listen::Queue;
+use crate::postgres::params::Params;
+use crate::postgres::store::{Store, column, millis};
+use crate::token::WorkToken;
+
+const FUNCTION: &str = "sf_fetch_work_item";
+
+/// Workers that may take the same activities for equally long. Session owners may differ within a group.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct WorkGroup {
+    lease_ms: i64,
+    tags: Option<Vec<Vec<u8>>>,
+    session_lease_ms: Option<i64>,
+}
+
+impl WorkGroup {
+    /// `None` when the filter admits nothing.
+    pub(crate) fn new(lease: Duration, session: Option<&SessionFetchConfig>, tags: &TagFilter) -> Option<Self> {
+        let tags = tag_keys(tags);
+        if tags.as_ref().is_some_and(Vec::is_empty) {
+            return None;
+        }
+        let session_lease_ms = session.map(|s| millis(s.lock_timeout));
+        Some(Self { lease_ms: millis(lease), tags, session_lease_ms })
+    }
+}
+
+/// A claimed activity.
+pub(crate) struct ClaimedWork {
+    pub(crate) item: WorkItem,
+    pub(crate) token: WorkToken,
+    pub(crate) attempt_count: u32,
+}
+
+/// Claims for waiting workers; a seat is its session owner.
+pub(crate) struct WorkClaimer(pub(crate) Weak<Store>);
+
+impl Claimer for WorkClaimer {
+    type Group = WorkGroup;
+    type Seat = String;
+    type Item = ClaimedWork;
+    const QUEUE: Queue = Queue::Work;
+
+    async fn claim(&self, group: &WorkGroup, seats: &[String]) -> Result<Claimed<ClaimedWork>, StoreError> {
+        let store = self.0.upgrade().ok_or(StoreError::Closed)?;
+        let claim = random_id();
+        let batch_id = Uuid::new_v4();
+        let terms = |retry| params(group, seats, batch_id, claim, retry);
+        let rows = match store.pipe.call(FUNCTION, &terms(false)).await {
+            Err(error) if error.is_in_doubt() => {
+                let give_up = Instant::now() + Duration::from_millis(group.lease_ms.unsigned_abs());
+                store.pipe.call_until(FUNCTION, &terms(true), give_up).await?
+            }
+            other => other?,
+        };
+        decode(&store, group, seats, claim, &rows).await
+    }
+
+    async fn give_back(&self, items: Vec<ClaimedWork>) {
+        let Some(store) = self.0.upgrade() else { return };
+        let calls = items.into_iter().map(|work| {
+            store.abandon_work.submit(AbandonedWork { token: work.token, delay: None, ignore_attempt: true })
+        });
+        for result in futures_util::future::join_all(calls).await {
+            if let Err(error) = result {
+                tracing::debug!(target: "steadfast", %error, "could not give an activity back; its lease will end");
+            }
+        }
+    }
+}
+
+fn params(group: &WorkGroup, seats: &[String], batch_id: Uuid, claim: i64, retry: bool) -> Params {
+    Params::new()
+        .uuid(batch_id)
+        .flag(retry)
+        .big(claim)
+        .int(i32::try_from(seats.len()).unwrap_or(i32::MAX))
+        .big(group.lease_ms)
+        .maybe_byteas(group.tags.clone())
+        .maybe_byteas(group.session_lease_ms.map(|_| seats.iter().map(|s| s.as_bytes().to_vec()).collect()))
+        .big(group.session_lease_ms.unwrap_or(0))
+}
+
+async fn decode(
+    store: &Arc<Store>,
+    group: &WorkGroup,
+    seats: &[String],
+    claim: i64,
+    rows: &[Row],
+) -> Result<Claimed<ClaimedWork>, StoreError> {
+    let mut claimed = Claimed { items: Vec::with_capacity(rows.len()), busy: false, skipped: false, next_due: None };
+    // Seats of one owner are served in order.
+    let mut places: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    for (n, owner) in seats.iter().enumerate().rev() {
+        places.entry(owner.as_bytes()).or_default().push(n);
+    }
+    for row in rows {
+        claimed.busy |= column::<Option<bool>>(row, "busy")?.unwrap_or(false);
+        let next_due: Option<i64> = column(row, "next_due_ms")?;
+        claimed.next_due = next_due.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())).or(claimed.next_due);
+        if column::<Option<i64>>(row, "instance_key")?.is_none() {
+            continue;
+        }
+        let Some(work) = decode_work(store, group, claim, row).await? else { continue };
+        let owner: Option<Vec<u8>> = column(row, "owner")?;
+        let seat = owner.as_ref().and_then(|o| places.get_mut(o.as_slice()).and_then(Vec::pop));
+        if column::<Option<bool>>(row, "in_session")?.unwrap_or(false) {
+            if let (Some(n), Some(lease_ms)) = (seat, group.session_lease_ms) {
+                store.sessions.took(&seats[n], Duration::from_millis(lease_ms.unsigned_abs()));
+            }
+        }
+        claimed.items.push((seat, work));
+    }
+    metrics::counter!("steadfast_claimed_items_total", "queue" => Queue::Work.name())
+        .increment(claimed.items.len() as u64);
+    Ok(claimed)
+}
+
+async fn decode_work(
+    store: &Arc<Store>,
+    group: &WorkGroup,
+    claim: i64,
+    row: &Row,
+) -> Result<Option<ClaimedWork>, StoreError> {
+    let token = WorkToken {
+        instance_key: column(row, "instance_key")?,
+        work_id: column(row, "work_id")?,
+        claim,
+        lease: Duration::from_millis(group.lease_ms.unsigned_abs()),
+    };
+    let attempt_count: i32 = column(row, "attempt_count")?;
+    let payload: &[u8] = column(row, "payload")?;
+    match serde_json::from_slice::<WorkItem>(payload) {
+        // The runtime panics on anything else in this queue.
+        Ok(item @ WorkItem::ActivityExecute { .. }) => {
+            Ok(Some(ClaimedWork { item, token, attempt_count: u32::try_from(attempt_count).unwrap_or(u32::MAX) }))
+        }
+        Ok(_) => quarantine(store, &token, row, "not an activity".to_owned()).await,
+        Err(error) => quarantine(store, &token, row, error.to_string()).await,
+    }
+}
+
+async fn quarantine(
+    store: &Arc<Store>,
+    token: &WorkToken,
+    row: &Row,
+    error: String,
+) -> Result<Option<ClaimedWork>, StoreError> {
+    let instance: String = column(row, "instance_id")?;
+    let (execution_id, id): (i64, i64) = (column(row, "execution_id")?, column(row, "activity_id")?);
+    tracing::error!(target: "steadfast", instance, activity_id = id, error,
+        "an activity that cannot be decoded goes to the quarantine");
+    metrics::counter!("steadfast_quarantined_total", "queue" => Queue::Work.name()).increment(1);
+    let failed = WorkItem::ActivityFailed {
+        instance,
+        execution_id: execution_id.unsigned_abs(),
+        id: id.unsigned_abs(),
+        details: ErrorDetails::Infrastructure {
+            operation: "fetch_work_item".to_owned(),
+            message: format!("the stored work item cannot be decoded: {error}"),
+            retryable: false,
+        },
+    };
+    let params = Params::new()
+        .uuid(Uuid::new_v4())
+        .big(millis(store.pipe.settings().retry_timeout) * 3)
+        .big(token.instance_key)
+        .big(token.work_id)
+        .big(token.claim)
+        .text(error)
+        .small(MessageKind::ActivityFailed as i16)
+        .bytes(to_payload(&failed)?);
+    store.pipe.call_patiently("sf_quarantine_work_item", &params).await?;
+    store.turns_available(1);
+    Ok(None)
+}

@@ -1,0 +1,120 @@
+//! The SQL files, as they stand under `sql/`.
+//!
+//! Invariant: every file under `sql/tables`, `sql/functions` and `sql/views` is listed here (tested), and each
+//! function file defines the function `sf_<stem>`.
+
+macro_rules! files {
+    ($folder:literal: $($stem:literal),* $(,)?) => {
+        &[$(($stem, include_str!(concat!("../../../sql/", $folder, "/", $stem, ".sql")))),*]
+    };
+}
+
+/// Table migrations in order: number, name, text. Immutable once released.
+pub(super) const MIGRATIONS: &[(u32, &str, &str)] =
+    &[(1, "0001_store", include_str!("../../../sql/tables/0001_store.sql"))];
+
+/// Stored functions, today's definitions.
+pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
+    "abandon_orchestration_item",
+    "abandon_work_item",
+    "ack_kv",
+    "ack_metadata",
+    "ack_orchestration_item",
+    "ack_work_item",
+    "append_with_execution",
+    "batch_results",
+    "batch_store",
+    "claim_sessions",
+    "cleanup_orphaned_sessions",
+    "deletable_instances",
+    "delete_instances",
+    "enqueue_for_orchestrator",
+    "enqueue_for_worker",
+    "fetch_orchestration_item",
+    "fetch_work_item",
+    "get_custom_status",
+    "get_instance_stats",
+    "get_kv",
+    "history_changed",
+    "inbox_head",
+    "inbox_park",
+    "insert_work",
+    "instance_detail",
+    "list_children",
+    "list_executions",
+    "list_instances",
+    "lock_cancelled",
+    "lock_work",
+    "poll_due",
+    "prunable_instances",
+    "prune_executions",
+    "quarantine_messages",
+    "quarantine_work_item",
+    "queue_depths",
+    "queue_report",
+    "read_history",
+    "renew_orchestration_item_lock",
+    "renew_session_lock",
+    "renew_work_item_lock",
+    "route_claimed",
+    "session_next_due",
+    "system_metrics",
+    "text_of",
+    "touch_sessions",
+    "turn_lanes",
+    "turn_reschedule",
+    "work_tags",
+);
+
+/// Views for people.
+pub(super) const VIEWS: &[(&str, &str)] = files!("views":
+    "history",
+    "instances",
+    "work",
+);
+
+/// Names of our tables and views.
+pub(super) fn relations() -> Vec<String> {
+    let created = |text: &'static str, what: &'static str| {
+        text.lines().filter_map(move |l| l.strip_prefix(what)).filter_map(|l| l.split([' ', '(']).next())
+    };
+    MIGRATIONS
+        .iter()
+        .flat_map(|(_, _, text)| created(text, "CREATE TABLE "))
+        .chain(VIEWS.iter().flat_map(|(_, text)| created(text, "CREATE OR REPLACE VIEW ")))
+        .chain(["sf_ledger"])
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Names of our functions.
+pub(super) fn functions() -> Vec<String> {
+    FUNCTIONS.iter().map(|(stem, _)| format!("sf_{stem}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_is_listed_and_defines_what_its_name_says() {
+        let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("sql");
+        let stems = |folder: &str| -> Vec<String> {
+            let mut stems: Vec<String> = std::fs::read_dir(root.join(folder))
+                .unwrap()
+                .map(|f| f.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+                .collect();
+            stems.sort();
+            stems
+        };
+        assert_eq!(stems("functions"), FUNCTIONS.iter().map(|(n, _)| *n).collect::<Vec<_>>());
+        assert_eq!(stems("views"), VIEWS.iter().map(|(n, _)| *n).collect::<Vec<_>>());
+        assert_eq!(stems("tables"), MIGRATIONS.iter().map(|(_, n, _)| *n).collect::<Vec<_>>());
+        for (stem, text) in FUNCTIONS {
+            assert!(text.starts_with(&format!("-- sf_{stem}: ")), "{stem}: header");
+            assert!(text.contains(&format!("CREATE OR REPLACE FUNCTION sf_{stem}(")), "{stem}: definition");
+            assert!(text.contains("\n-- Called by: ") && text.contains("\n-- Locks: "), "{stem}: header fields");
+        }
+        assert!(relations().contains(&"sf_turn".to_owned()) && relations().contains(&"sf_history".to_owned()));
+    }
+}

@@ -1,0 +1,290 @@
+//! One provider's inside: the pipe, the lanes, the cache, the listener, and how they act on each other.
+//!
+//! Invariant: work made here is announced after its commit: to this process at once, to others by a hint when there is
+//! more than this process waits for.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::builder::LongPoll;
+use super::connection::{Connector, Pipe};
+use super::error::StoreError;
+use super::fetch_lane::FetchLane;
+use super::lane::BatchLane;
+use super::listen::{Ear, Hints, Listener, ListenerState, Queue};
+use super::op::abandon_orchestration_item::AbandonTurns;
+use super::op::abandon_work_item::AbandonWork;
+use super::op::ack_orchestration_item::AckTurns;
+use super::op::ack_work_item::AckWork;
+use super::op::enqueue_for_orchestrator::EnqueueMessages;
+use super::op::enqueue_for_worker::EnqueueWork;
+use super::op::fetch_orchestration_item::TurnClaimer;
+use super::op::fetch_work_item::WorkClaimer;
+use super::op::get_custom_status::CustomStatuses;
+use super::op::read::Reads;
+use super::op::renew_orchestration_item_lock::RenewTurns;
+use super::op::renew_work_item_lock::RenewWork;
+use crate::history_cache::HistoryCache;
+
+/// Everything behind a provider.
+pub(crate) struct Store {
+    pub(crate) pipe: Pipe,
+    pub(crate) connector: Connector,
+    pub(crate) long_poll: LongPoll,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) side_lane: Semaphore,
+    pub(crate) turns: Arc<FetchLane<TurnClaimer>>,
+    pub(crate) work: Arc<FetchLane<WorkClaimer>>,
+    pub(crate) ack_turns: Arc<BatchLane<AckTurns>>,
+    pub(crate) ack_work: Arc<BatchLane<AckWork>>,
+    pub(crate) enqueue_messages: Arc<BatchLane<EnqueueMessages>>,
+    pub(crate) enqueue_work: Arc<BatchLane<EnqueueWork>>,
+    pub(crate) abandon_turns: Arc<BatchLane<AbandonTurns>>,
+    pub(crate) abandon_work: Arc<BatchLane<AbandonWork>>,
+    pub(crate) renew_turns: Arc<BatchLane<RenewTurns>>,
+    pub(crate) renew_work: Arc<BatchLane<RenewWork>>,
+    pub(crate) reads: Arc<BatchLane<Reads>>,
+    pub(crate) custom_statuses: Arc<BatchLane<CustomStatuses>>,
+    pub(crate) sessions: Sessions,
+    cache: Mutex<HistoryCache>,
+    hints: Option<Hints>,
+    stop: CancellationToken,
+    batches: AtomicU32,
+}
+
+impl Store {
+    pub(crate) fn new(pipe: Pipe, connector: Connector, long_poll: LongPoll, cache_bytes: usize) -> Arc<Self> {
+        let tasks = TaskTracker::new();
+        let stop = CancellationToken::new();
+        let side = (pipe.settings().pool_size / 4).max(1);
+        Arc::new_cyclic(|weak: &Weak<Self>| {
+            let slowest = long_poll.slowest_poll_interval.min(long_poll.fallback_poll_interval);
+            let turns = FetchLane::new(TurnClaimer(weak.clone()), tasks.clone(), slowest);
+            let work = FetchLane::new(WorkClaimer(weak.clone()), tasks.clone(), slowest);
+            let hints = long_poll.enabled.then(|| {
+                let listener = Listener {
+                    connector: connector.clone(),
+                    quoted_schema: pipe.quoted_schema().to_owned(),
+                    fallback_poll_interval: long_poll.fallback_poll_interval,
+                    ear: Box::new(Lanes { turns: Arc::downgrade(&turns), work: Arc::downgrade(&work) }),
+                    faults: pipe.faults().clone(),
+                    stop: stop.clone(),
+                    possible: long_poll.listen && !pipe.settings().transaction_pooler,
+                };
+                let hints = Hints::start(listener, &tasks);
+                turns.set_hints(hints.clone());
+                work.set_hints(hints.clone());
+                hints
+            });
+            Self {
+                side_lane: Semaphore::new(side),
+                ack_turns: BatchLane::new(weak.clone()),
+                ack_work: BatchLane::new(weak.clone()),
+                enqueue_messages: BatchLane::new(weak.clone()),
+                enqueue_work: BatchLane::new(weak.clone()),
+                abandon_turns: BatchLane::new(weak.clone()),
+                abandon_work: BatchLane::new(weak.clone()),
+                renew_turns: BatchLane::new(weak.clone()),
+                renew_work: BatchLane::new(weak.clone()),
+                reads: BatchLane::new(weak.clone()),
+                custom_statuses: BatchLane::new(weak.clone()),
+                sessions: Sessions::default(),
+                cache: Mutex::new(HistoryCache::new(cache_bytes)),
+                batches: AtomicU32::new(0),
+                pipe,
+                connector,
+                long_poll,
+                tasks,
+                turns,
+                work,
+                hints,
+                stop,
+            }
+        })
+    }
+
+    pub(crate) fn cache(&self) -> MutexGuard<'_, HistoryCache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Messages for `units` instances have been committed, or instances have been released.
+    pub(crate) fn turns_available(&self, units: usize) {
+        if units > 0 && self.turns.signal(units) {
+            self.offer(Queue::Turns, Duration::ZERO);
+        }
+    }
+
+    /// `units` activities have been committed or released.
+    pub(crate) fn work_available(&self, units: usize) {
+        if units > 0 && self.work.signal(units) {
+            self.offer(Queue::Work, Duration::ZERO);
+        }
+    }
+
+    /// A message becomes visible in `delay`. Everybody should know: this process may be gone by then.
+    pub(crate) fn turns_due_in(&self, delay: Duration) {
+        self.turns.due_in(delay);
+        self.offer(Queue::Turns, delay);
+    }
+
+    /// An activity becomes visible in `delay`.
+    pub(crate) fn work_due_in(&self, delay: Duration) {
+        self.work.due_in(delay);
+        self.offer(Queue::Work, delay);
+    }
+
+    fn offer(&self, queue: Queue, delay: Duration) {
+        if let Some(hints) = &self.hints {
+            hints.offer(queue, delay);
+        }
+    }
+
+    pub(crate) fn listener_state(&self) -> ListenerState {
+        self.hints.as_ref().map_or(ListenerState::Idle, Hints::state)
+    }
+
+    /// How long a fetch waits: not at all in short-poll mode.
+    pub(crate) fn patience(&self, poll_timeout: Duration) -> Option<Duration> {
+        (self.long_poll.enabled && !poll_timeout.is_zero()).then_some(poll_timeout)
+    }
+
+    /// Every 256th batch also removes answers that expired: 1,024 at most, so that the sweep keeps ahead.
+    pub(crate) fn time_to_sweep(&self) -> bool {
+        self.batches.fetch_add(1, Ordering::Relaxed) % 256 == 255
+    }
+
+    /// Until when a retry can make sense for a call without a lease.
+    pub(crate) fn give_up(&self) -> Instant {
+        Instant::now() + self.pipe.settings().retry_timeout
+    }
+
+    /// Until when repeating makes sense for a call under a lease: it is refused once the lease has ended. At least
+    /// until a connection lost in this very moment can be replaced.
+    pub(crate) fn give_up_with_lease(&self, lease: Duration) -> Instant {
+        Instant::now() + lease.max(Duration::from_secs(1)).min(Duration::from_secs(300))
+    }
+
+    /// Ends waiting and starts no more work; what is under way ends by itself.
+    pub(crate) fn begin_close(&self) {
+        self.turns.close();
+        self.work.close();
+        self.tasks.close();
+        self.stop.cancel();
+    }
+
+    /// Ends everything: claims that come back are returned, connections are closed.
+    pub(crate) async fn close(&self) {
+        self.begin_close();
+        // Bounded: a server that does not answer must not keep a process from ending.
+        let _ = tokio::time::timeout(self.pipe.settings().call_timeout, self.tasks.wait()).await;
+        self.pipe.close();
+    }
+}
+
+/// Passes what the listener hears to the lanes.
+struct Lanes {
+    turns: Weak<FetchLane<TurnClaimer>>,
+    work: Weak<FetchLane<WorkClaimer>>,
+}
+
+impl Ear for Lanes {
+    fn hint(&self, queue: Queue, delay: Duration) {
+        match queue {
+            Queue::Turns => tell(&self.turns, delay),
+            Queue::Work => tell(&self.work, delay),
+        }
+    }
+
+    fn hints_arrive(&self, arrive: bool) {
+        if let Some(lane) = self.turns.upgrade() {
+            lane.hints_arrive(arrive);
+        }
+        if let Some(lane) = self.work.upgrade() {
+            lane.hints_arrive(arrive);
+        }
+    }
+
+    fn sleeping(&self, queue: Queue) -> usize {
+        match queue {
+            Queue::Turns => self.turns.upgrade().map_or(0, |l| l.sleeping()),
+            Queue::Work => self.work.upgrade().map_or(0, |l| l.sleeping()),
+        }
+    }
+}
+
+fn tell<C: super::fetch_lane::Claimer>(lane: &Weak<FetchLane<C>>, delay: Duration) {
+    if let Some(lane) = lane.upgrade() {
+        if delay.is_zero() {
+            lane.signal(1);
+        } else {
+            lane.due_in(delay);
+        }
+    }
+}
+
+/// Which session owners of this process may hold sessions, so that renewing and sweeping cost no statement while
+/// there is nothing to renew or sweep.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    /// Owner to the moment by which its sessions have surely expired.
+    held: Mutex<HashMap<String, Instant>>,
+    /// A predecessor's sessions may be there: the first sweep is always made.
+    unswept: AtomicBool,
+}
+
+impl Default for Sessions {
+    fn default() -> Self {
+        Self { held: Mutex::new(HashMap::new()), unswept: AtomicBool::new(true) }
+    }
+}
+
+impl Sessions {
+    /// `owner` has taken or renewed a session for so long.
+    pub(crate) fn took(&self, owner: &str, lease: Duration) {
+        // A margin for the time that the answer took to arrive.
+        if let Some(until) = Instant::now().checked_add(lease.saturating_add(Duration::from_secs(5))) {
+            self.lock().insert(owner.to_owned(), until);
+        }
+        self.unswept.store(true, Ordering::Relaxed);
+    }
+
+    /// Those of `owners` that may hold sessions.
+    pub(crate) fn holders<'a>(&self, owners: &[&'a str]) -> Vec<&'a str> {
+        let now = Instant::now();
+        let mut held = self.lock();
+        held.retain(|_, until| *until > now);
+        owners.iter().filter(|o| held.contains_key(**o)).copied().collect()
+    }
+
+    /// Whether there may be something to sweep; forgets it when nobody here holds a session any more.
+    pub(crate) fn should_sweep(&self) -> bool {
+        let now = Instant::now();
+        let mut held = self.lock();
+        held.retain(|_, until| *until > now);
+        if held.is_empty() { self.unswept.swap(false, Ordering::Relaxed) } else { true }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A column of an answer.
+pub(crate) fn column<'a, T: tokio_postgres::types::FromSql<'a>>(
+    row: &'a tokio_postgres::Row,
+    name: &str,
+) -> Result<T, StoreError> {
+    row.try_get(name).map_err(|e| StoreError::Decode(format!("column {name}: {e}")))
+}
+
+/// Milliseconds for SQL, where an interval of more than 10,000 years cannot be.
+pub(crate) fn millis(duration: Duration) -> i64 {
+    const MAX_MS: u128 = 10_000 * 365 * 86_400 * 1000 / 4;
+    duration.as_millis().min(MAX_MS) as i64
+}

@@ -1,0 +1,211 @@
+//! Who waits for a queue in this process, and when to look into it next.
+//!
+//! Invariants: nothing here does I/O, sleeps or reads a clock (times come in as arguments); a signal that
+//! arrives while a look is under way makes another look follow; a look serves as many waiters as it finds
+//! items for, oldest first, and one look at a time serves all waiters of a group, so that nothing wakes a
+//! herd; a queue that was found dry is not looked into again before a signal, a due time or a waiter that
+//! may not wait.
+//!
+//! A *group* is a set of waiters that may take the same items (same lease, filter and tags).
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+/// Identifies a waiter for as long as it waits.
+pub(crate) type WaiterId = u64;
+
+/// A look into the queue that should be taken now, for these waiters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Look<G> {
+    pub(crate) group: G,
+    /// Those it is for, oldest first.
+    pub(crate) waiters: Vec<WaiterId>,
+    generation: u64,
+}
+
+/// What a look found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Found {
+    pub(crate) items: usize,
+    /// Something was there and is held by somebody else for a moment.
+    pub(crate) busy: bool,
+    /// When the next item is due, as far as the store knows.
+    pub(crate) next_due: Option<Duration>,
+}
+
+#[derive(Debug)]
+struct Group {
+    waiting: VecDeque<WaiterId>,
+    looking: bool,
+    /// Generation at which this group's part of the queue was found empty.
+    dry_at: Option<u64>,
+    /// Not before this, after a look that was busy or failed.
+    not_before: Option<Instant>,
+    setbacks: u32,
+}
+
+impl Group {
+    fn new() -> Self {
+        Self { waiting: VecDeque::new(), looking: false, dry_at: None, not_before: None, setbacks: 0 }
+    }
+}
+
+/// The waiters of one queue.
+#[derive(Debug)]
+pub(crate) struct Wake<G> {
+    groups: HashMap<G, Group>,
+    next_id: WaiterId,
+    /// Grows with everything that may have put an item within reach.
+    generation: u64,
+    due: Option<Instant>,
+    max_items: usize,
+    /// Set while nobody tells us of others' work: how often to look instead.
+    poll_every: Option<Duration>,
+}
+
+/// Shortest and longest pause after a look that was busy.
+const BUSY_PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(200));
+/// Shortest and longest pause after a look that failed.
+const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(3));
+
+impl<G: Clone + Eq + Hash> Wake<G> {
+    pub(crate) fn new(max_items: usize) -> Self {
+        Self { groups: HashMap::new(), next_id: 1, generation: 1, due: None, max_items, poll_every: None }
+    }
+
+    /// Somebody wants an item. With `at_once` the queue is looked into even if it was found dry: the caller
+    /// may not wait, so what is known may not stand in for a look.
+    pub(crate) fn register(&mut self, group: G, at_once: bool) -> WaiterId {
+        let id = self.next_id;
+        self.next_id += 1;
+        let entry = self.groups.entry(group).or_insert_with(Group::new);
+        entry.waiting.push_back(id);
+        if at_once {
+            entry.dry_at = None;
+            entry.not_before = None;
+        }
+        id
+    }
+
+    /// The waiter was served, gave up or vanished.
+    pub(crate) fn remove(&mut self, group: &G, id: WaiterId) {
+        if let Some(entry) = self.groups.get_mut(group) {
+            entry.waiting.retain(|w| *w != id);
+        }
+    }
+
+    /// Something may have become available: work made here, a hint from elsewhere, a reconnect.
+    pub(crate) fn signal(&mut self) {
+        self.generation += 1;
+    }
+
+    /// Something becomes due in `delay`.
+    pub(crate) fn due_in(&mut self, now: Instant, delay: Duration) {
+        // Durations from callers may be absurd; what the clock cannot hold never comes.
+        if let Some(at) = now.checked_add(delay) {
+            self.due = Some(self.due.map_or(at, |d| d.min(at)));
+        }
+    }
+
+    /// Polls every so often instead of relying on hints (`None`: hints arrive).
+    pub(crate) fn poll_every(&mut self, interval: Option<Duration>) {
+        if self.poll_every.is_some() && interval.is_none() {
+            self.generation += 1;
+        }
+        self.poll_every = interval;
+    }
+
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.groups.values().map(|g| g.waiting.len()).sum()
+    }
+
+    /// How many wait although the queue was found dry: they sleep.
+    pub(crate) fn sleeping(&self) -> usize {
+        let dry = |g: &&Group| !g.looking && g.dry_at == Some(self.generation);
+        self.groups.values().filter(dry).map(|g| g.waiting.len()).sum()
+    }
+
+    /// Looks to take now. Each must be answered by [`Wake::looked`] or [`Wake::failed`].
+    pub(crate) fn looks(&mut self, now: Instant) -> Vec<Look<G>> {
+        if self.due.is_some_and(|d| d <= now) {
+            self.due = None;
+            self.generation += 1;
+        }
+        let (generation, max_items) = (self.generation, self.max_items);
+        let mut looks = Vec::new();
+        for (group, entry) in &mut self.groups {
+            let paused = entry.not_before.is_some_and(|t| t > now);
+            if entry.waiting.is_empty() || entry.looking || paused || entry.dry_at == Some(generation) {
+                continue;
+            }
+            entry.looking = true;
+            let waiters = entry.waiting.iter().take(max_items).copied().collect();
+            looks.push(Look { group: group.clone(), waiters, generation });
+        }
+        looks
+    }
+
+    /// A look came back. The caller has removed the waiters it served.
+    pub(crate) fn looked(&mut self, now: Instant, look: &Look<G>, found: Found) {
+        if let Some(delay) = found.next_due {
+            self.due_in(now, delay);
+        }
+        if let Some(interval) = self.poll_every {
+            self.due_in(now, interval);
+        }
+        let wanted = look.waiters.len();
+        if let Some(entry) = self.groups.get_mut(&look.group) {
+            entry.looking = false;
+            entry.not_before = None;
+            if found.items > 0 {
+                entry.setbacks = 0;
+            }
+            if found.items < wanted {
+                if found.busy {
+                    entry.not_before = now.checked_add(pause(BUSY_PAUSE, entry.setbacks));
+                    entry.setbacks = entry.setbacks.saturating_add(1);
+                } else {
+                    entry.setbacks = 0;
+                    // Dry as of the look's start: a signal since then has moved the generation on.
+                    entry.dry_at = Some(look.generation);
+                }
+            }
+        }
+        self.forget_idle();
+    }
+
+    /// A look failed; the next one waits a little longer each time.
+    pub(crate) fn failed(&mut self, now: Instant, look: &Look<G>) {
+        if let Some(entry) = self.groups.get_mut(&look.group) {
+            entry.looking = false;
+            entry.not_before = now.checked_add(pause(FAILURE_PAUSE, entry.setbacks));
+            entry.setbacks = entry.setbacks.saturating_add(1);
+        }
+    }
+
+    /// When [`Wake::looks`] should be asked again although nothing happens; `None` when nobody waits.
+    pub(crate) fn next_look(&self) -> Option<Instant> {
+        if self.waiting() == 0 {
+            return None;
+        }
+        let paused = self.groups.values().filter(|g| !g.waiting.is_empty() && !g.looking).filter_map(|g| g.not_before);
+        paused.chain(self.due).min()
+    }
+
+    /// Groups come and go with their callers' settings; those that nobody uses are not kept for ever.
+    fn forget_idle(&mut self) {
+        const KEPT: usize = 64;
+        if self.groups.len() > KEPT {
+            self.groups.retain(|_, g| g.looking || !g.waiting.is_empty());
+        }
+    }
+}
+
+fn pause((shortest, longest): (Duration, Duration), setbacks: u32) -> Duration {
+    shortest.saturating_mul(1u32.checked_shl(setbacks.min(16)).unwrap_or(u32::MAX)).min(longest)
+}
+
+#[cfg(test)]
+mod tests;

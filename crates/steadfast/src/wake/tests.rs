@@ -1,0 +1,234 @@
+//! Tests of who is woken when: examples by name, and a random run against a queue that is modelled exactly.
+
+use super::*;
+use proptest::prelude::*;
+
+const NOTHING: Found = Found { items: 0, busy: false, next_due: None };
+
+fn found(items: usize) -> Found {
+    Found { items, ..NOTHING }
+}
+
+#[test]
+fn one_look_serves_all_who_wait() {
+    let now = Instant::now();
+    let mut wake = Wake::new(100);
+    for _ in 0..64 {
+        wake.register("g", false);
+    }
+    let looks = wake.looks(now);
+    assert_eq!(looks.len(), 1);
+    assert_eq!(looks[0].waiters.len(), 64);
+    assert!(wake.looks(now).is_empty(), "a look is under way");
+    wake.looked(now, &looks[0], NOTHING);
+    assert!(wake.looks(now).is_empty(), "dry");
+    assert_eq!(wake.sleeping(), 64);
+    assert_eq!(wake.next_look(), None);
+}
+
+#[test]
+fn a_new_waiter_on_a_dry_queue_sleeps_unless_it_may_not() {
+    let now = Instant::now();
+    let mut wake = Wake::new(8);
+    let first = wake.register("g", false);
+    let look = wake.looks(now).remove(0);
+    wake.looked(now, &look, NOTHING);
+    wake.remove(&"g", first);
+    wake.register("g", false);
+    assert!(wake.looks(now).is_empty());
+    wake.register("g", true);
+    assert_eq!(wake.looks(now).len(), 1);
+}
+
+#[test]
+fn a_signal_during_a_look_is_not_lost() {
+    let now = Instant::now();
+    let mut wake = Wake::new(8);
+    wake.register("g", false);
+    let look = wake.looks(now).remove(0);
+    wake.signal();
+    wake.looked(now, &look, NOTHING);
+    assert_eq!(wake.looks(now).len(), 1);
+}
+
+#[test]
+fn a_look_that_served_everybody_is_followed_by_one_for_the_next_waiter() {
+    let now = Instant::now();
+    let mut wake = Wake::new(8);
+    let id = wake.register("g", false);
+    let look = wake.looks(now).remove(0);
+    wake.remove(&"g", id);
+    wake.looked(now, &look, found(1));
+    wake.register("g", false);
+    assert_eq!(wake.looks(now).len(), 1, "the queue may hold more");
+}
+
+#[test]
+fn due_times_of_any_horizon_wake_on_time_and_not_before() {
+    let now = Instant::now();
+    let year = Duration::from_secs(365 * 86_400);
+    let mut wake = Wake::new(8);
+    wake.register("g", false);
+    let look = wake.looks(now).remove(0);
+    wake.looked(now, &look, Found { next_due: Some(year), ..NOTHING });
+    assert_eq!(wake.next_look(), now.checked_add(year));
+    wake.due_in(now, Duration::MAX);
+    wake.due_in(now, Duration::from_millis(5));
+    assert_eq!(wake.next_look(), now.checked_add(Duration::from_millis(5)));
+    assert!(wake.looks(now).is_empty());
+    assert_eq!(wake.looks(now + Duration::from_millis(5)).len(), 1);
+}
+
+#[test]
+fn busy_and_failed_looks_are_repeated_after_growing_pauses() {
+    let mut now = Instant::now();
+    let mut wake = Wake::new(8);
+    wake.register("g", false);
+    let mut last = Duration::ZERO;
+    for _ in 0..5 {
+        let look = wake.looks(now).remove(0);
+        wake.looked(now, &look, Found { busy: true, ..NOTHING });
+        let at = wake.next_look().unwrap();
+        assert!(wake.looks(now).is_empty());
+        assert!(at - now >= last);
+        last = at - now;
+        now = at;
+    }
+    let look = wake.looks(now).remove(0);
+    wake.failed(now, &look);
+    let at = wake.next_look().unwrap();
+    assert!(at > now);
+    assert_eq!(wake.looks(at).len(), 1);
+}
+
+#[test]
+fn groups_do_not_make_each_other_dry() {
+    let now = Instant::now();
+    let mut wake = Wake::new(8);
+    wake.register("a", false);
+    let look = wake.looks(now).remove(0);
+    wake.looked(now, &look, NOTHING);
+    wake.register("b", false);
+    let looks = wake.looks(now);
+    assert_eq!(looks.len(), 1);
+    assert_eq!(looks[0].group, "b");
+}
+
+#[test]
+fn without_hints_the_queue_is_polled() {
+    let now = Instant::now();
+    let mut wake = Wake::new(8);
+    wake.poll_every(Some(Duration::from_millis(20)));
+    wake.register("g", false);
+    let look = wake.looks(now).remove(0);
+    wake.looked(now, &look, NOTHING);
+    assert_eq!(wake.looks(now + Duration::from_millis(20)).len(), 1);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Register(u8),
+    Vanish(usize),
+    Produce(u8),
+    ProduceLater(u8, u16),
+    StartLooks,
+    FinishLook(bool),
+    Advance(u16),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        3 => (0u8..3).prop_map(Step::Register),
+        1 => (0usize..10).prop_map(Step::Vanish),
+        3 => (0u8..3).prop_map(Step::Produce),
+        1 => (0u8..3, 1u16..500).prop_map(|(g, d)| Step::ProduceLater(g, d)),
+        4 => Just(Step::StartLooks),
+        4 => any::<bool>().prop_map(Step::FinishLook),
+        2 => (1u16..300).prop_map(Step::Advance),
+    ]
+}
+
+/// The queue that looks are taken into: what is in it when a look starts is what the look sees.
+struct Queue {
+    items: Vec<(u8, Instant)>,
+    under_way: VecDeque<(Look<u8>, usize, Option<Duration>)>,
+    waiting: Vec<(u8, WaiterId)>,
+}
+
+impl Queue {
+    fn start(&mut self, wake: &mut Wake<u8>, now: Instant) {
+        for look in wake.looks(now) {
+            assert!(!self.under_way.iter().any(|(l, ..)| l.group == look.group), "one look per group at a time");
+            let mut taken = 0;
+            self.items.retain(|(group, due)| {
+                let mine = *group == look.group && *due <= now && taken < look.waiters.len();
+                taken += usize::from(mine);
+                !mine
+            });
+            let next = self.items.iter().filter(|(g, d)| *g == look.group && *d > now).map(|(_, d)| *d - now).min();
+            self.under_way.push_back((look, taken, next));
+        }
+    }
+
+    fn finish(&mut self, wake: &mut Wake<u8>, now: Instant, fail: bool) {
+        let Some((look, taken, next_due)) = self.under_way.pop_front() else { return };
+        if fail && taken == 0 {
+            wake.failed(now, &look);
+            return;
+        }
+        let mut given = 0;
+        for id in &look.waiters {
+            if given < taken && self.waiting.iter().any(|(_, w)| w == id) {
+                self.waiting.retain(|(_, w)| w != id);
+                wake.remove(&look.group, *id);
+                given += 1;
+            }
+        }
+        // What nobody waits for any more goes back, which is a signal.
+        for _ in given..taken {
+            self.items.push((look.group, now));
+        }
+        wake.looked(now, &look, Found { items: taken, busy: false, next_due });
+        if given < taken {
+            wake.signal();
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+    #[test]
+    fn nobody_sleeps_beside_work(steps in prop::collection::vec(step(), 0..120)) {
+        let mut now = Instant::now();
+        let mut wake = Wake::new(4);
+        let mut queue = Queue { items: vec![], under_way: VecDeque::new(), waiting: vec![] };
+        for step in steps {
+            match step {
+                Step::Register(g) => { let id = wake.register(g, false); queue.waiting.push((g, id)); }
+                Step::Vanish(n) if n < queue.waiting.len() => {
+                    let (g, id) = queue.waiting.remove(n);
+                    wake.remove(&g, id);
+                }
+                Step::Vanish(_) => {}
+                Step::Produce(g) => { queue.items.push((g, now)); wake.signal(); }
+                Step::ProduceLater(g, ms) => {
+                    let delay = Duration::from_millis(ms.into());
+                    queue.items.push((g, now + delay));
+                    wake.due_in(now, delay);
+                }
+                Step::StartLooks => queue.start(&mut wake, now),
+                Step::FinishLook(fail) => queue.finish(&mut wake, now, fail),
+                Step::Advance(ms) => now += Duration::from_millis(ms.into()),
+            }
+        }
+        // Let everything settle, moving time only to where the waiters asked to be woken.
+        for _ in 0..2000 {
+            queue.start(&mut wake, now);
+            if !queue.under_way.is_empty() { queue.finish(&mut wake, now, false); continue; }
+            match wake.next_look() { Some(at) => now = now.max(at), None => break }
+        }
+        for (group, _) in &queue.waiting {
+            prop_assert!(!queue.items.iter().any(|(g, _)| g == group), "a waiter sleeps beside an item");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What every room needs: a fresh schema per store, providers that open it, and raw SQL beside them.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use duroxide::providers::Provider;
+use steadfast::postgres::{LongPoll, PostgresProvider};
+use tokio_postgres::{Client, NoTls};
+
+/// Connections of each provider's pool; hundreds of tests share one server.
+const POOL_SIZE: usize = 3;
+
+/// How `fetch_*` treats its poll timeout.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// It blocks inside the provider until work exists or the timeout has passed.
+    LongPoll,
+    /// It answers at once.
+    ShortPoll,
+}
+
+/// The server's address, as `cargo xtask test` sets it.
+pub(crate) fn database_url() -> String {
+    std::env::var("DATABASE_URL").expect("DATABASE_URL is not set; run: cargo xtask test")
+}
+
+/// A schema name that no other test, run or process uses.
+pub(crate) fn fresh_schema() -> String {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let counter = COUNTER.fetch_add(1, Ordering::Relaxed);
+    // Each RandomState has keys of its own: the hash of nothing is a random number.
+    let random = RandomState::new().build_hasher().finish();
+    format!("it_{}_{counter}_{random:016x}", std::process::id())
+}
+
+/// A connection of its own for raw SQL, without any provider.
+pub(crate) async fn raw() -> Client {
+    let (client, connection) = tokio_postgres::connect(&database_url(), NoTls)
+        .await
+        .expect("connect to DATABASE_URL for raw SQL");
+    tokio::spawn(async move {
+        // An error here also fails the statement that the test is waiting for.
+        let _ = connection.await;
+    });
+    client
+}
+
+/// One schema and the providers that were opened on it.
+///
+/// Its schema stays behind: it vanishes with the throw-away server.
+pub(crate) struct Store {
+    mode: Mode,
+    schema: String,
+    url: String,
+    opened: Mutex<Vec<Arc<PostgresProvider>>>,
+}
+
+impl Store {
+    /// A store in a fresh schema; nothing is installed before the first [`open`](Self::open).
+    pub(crate) fn new(mode: Mode) -> Self {
+        Self::at(mode, database_url())
+    }
+
+    /// A store reached through another address, such as a proxy's.
+    pub(crate) fn at(mode: Mode, url: String) -> Self {
+        Self {
+            mode,
+            schema: fresh_schema(),
+            url,
+            opened: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Another provider on the same schema, as another process would have.
+    pub(crate) async fn open(&self) -> Arc<dyn Provider> {
+        self.open_postgres().await
+    }
+
+    /// As [`open`](Self::open), with its own type.
+    pub(crate) async fn open_postgres(&self) -> Arc<PostgresProvider> {
+        let provider = PostgresProvider::builder(&self.url)
+            .schema(&self.schema)
+            .long_poll(LongPoll {
+                enabled: self.mode == Mode::LongPoll,
+                ..LongPoll::default()
+            })
+            .pool_size(POOL_SIZE)
+            .connect()
+            .await
+            .unwrap_or_else(|error| panic!("open a provider on schema {}: {error}", self.schema));
+        let provider = Arc::new(provider);
+        self.opened.lock().unwrap().push(Arc::clone(&provider));
+        provider
+    }
+
+    /// Raw SQL whose unqualified names are this schema's.
+    pub(crate) async fn raw(&self) -> Client {
+        let client = raw().await;
+        client
+            .batch_execute(&format!("SET search_path TO \"{}\"", self.schema))
+            .await
+            .expect("set the search path");
+        client
+    }
+
+    /// Makes an instance's whole history undecodable, behind the providers' backs.
+    pub(crate) async fn corrupt_history(&self, instance: &str) {
+        let changed = self
+            .raw()
+            .await
+            .execute(
+                "UPDATE sf_event SET payload = 'not json'::bytea
+                 WHERE instance_key = (SELECT instance_key FROM sf_instance WHERE instance_id = $1)",
+                &[&instance],
+            )
+            .await
+            .expect("corrupt the history");
+        assert!(changed > 0, "instance {instance:?} has no history to corrupt");
+    }
+
+    /// The highest attempt count among an instance's queued messages; 0 without any.
+    pub(crate) async fn max_attempt_count(&self, instance: &str) -> u32 {
+        let row = self
+            .raw()
+            .await
+            .query_one(
+                "SELECT coalesce(max(m.attempt_count), 0)::bigint
+                 FROM sf_message m JOIN sf_instance i USING (instance_key) WHERE i.instance_id = $1",
+                &[&instance],
+            )
+            .await
+            .expect("read the attempt counts");
+        u32::try_from(row.get::<_, i64>(0)).expect("attempt counts are small and not negative")
+    }
+
+    /// Closes every provider that was opened, and with them their connections.
+    pub(crate) async fn close(&self) {
+        let opened = std::mem::take(&mut *self.opened.lock().unwrap());
+        for provider in opened {
+            provider.close().await;
+        }
+    }
+}

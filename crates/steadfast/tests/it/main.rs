@@ -1,0 +1,15 @@
+//! Everything that is tested against a real PostgreSQL, as one binary: rooms by theme, one harness.
+//!
+//! Run it with `cargo xtask test`, which starts a private server and sets `DATABASE_URL`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod contract;
+mod e2e;
+mod harness;
+mod proxy;
