@@ -7,7 +7,7 @@ use std::{
     io::{self, BufWriter, IsTerminal, Stdout, Write},
 };
 
-use comfy_table::{Attribute, Cell, ColumnConstraint, ContentArrangement, Table, presets};
+use comfy_table::{Attribute, Cell, ColumnConstraint, ContentArrangement, Table, TableComponent, presets};
 use serde::Serialize;
 
 use crate::error::CliError;
@@ -74,7 +74,9 @@ pub(crate) fn complain(text: &str) {
 pub(crate) fn table<const N: usize>(headings: [&str; N]) -> Table {
     let mut table = Table::new();
     table
-        .load_preset(presets::UTF8_HORIZONTAL_ONLY)
+        .load_preset(presets::NOTHING)
+        .set_style(TableComponent::HeaderLines, '─')
+        .set_style(TableComponent::MiddleHeaderIntersections, '─')
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(headings.map(|text| Cell::new(text).add_attribute(Attribute::Bold)));
     table
@@ -115,6 +117,12 @@ pub(crate) fn shorten(text: &str, limit: usize) -> String {
     }
     let head: String = shown.chars().take(limit.saturating_sub(1)).collect();
     format!("{head}…")
+}
+
+/// `1 key`, `2 keys`.
+pub(crate) fn count(number: u64, noun: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {noun}{plural}")
 }
 
 /// The text, or a dash.

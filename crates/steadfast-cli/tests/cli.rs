@@ -1,6 +1,11 @@
 //! The `steadfast` command as a shell runs it: real processes, a real server, exit codes and both kinds of output.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says so when it fails")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says so when it fails"
+)]
 
 use std::{
     io::{BufRead, BufReader},
@@ -26,7 +31,7 @@ fn database_url() -> String {
 }
 
 fn fresh_schema() -> String {
-    format!("cli_{:.16}", uuid::Uuid::new_v4().simple())
+    format!("cli_{}", uuid::Uuid::new_v4().simple())
 }
 
 /// The command, without anything that the caller's environment says.
@@ -410,7 +415,10 @@ fn a_worker_does_not_outlive_the_demo() {
     let dir = tempfile::tempdir().unwrap();
     fill(dir.path());
     let place = Place::new();
+    // A killed demo leaves its folder; let that be here.
+    let desk = tempfile::tempdir().unwrap();
     let mut command = place.command(&["demo", "--pace-ms", "2000", "--dir"]);
+    command.env("TMPDIR", desk.path());
     let mut demo = command
         .arg(dir.path())
         .stdout(Stdio::null())

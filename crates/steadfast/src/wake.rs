@@ -2,7 +2,7 @@
 //!
 //! Invariants: nothing here does I/O, sleeps or reads a clock (times come in as arguments); a signal that
 //! arrives while a look is under way makes another look follow; a look serves as many waiters as it finds
-//! items for, oldest first, and one look at a time serves all waiters of a group, so that nothing wakes a
+//! items for, oldest first (after those who may not wait), and one look at a time serves all waiters of a group, so that nothing wakes a
 //! herd; a queue that was found dry is not looked into again before a signal, a due time or a waiter that
 //! may not wait.
 //!
@@ -19,7 +19,7 @@ pub(crate) type WaiterId = u64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Look<G> {
     pub(crate) group: G,
-    /// Those it is for, oldest first.
+    /// Those it is for, in the order in which they are served.
     pub(crate) waiters: Vec<WaiterId>,
     generation: u64,
 }
@@ -40,6 +40,8 @@ struct Group {
     looking: bool,
     /// Generation at which this group's part of the queue was found empty.
     dry_at: Option<u64>,
+    /// Those who may not wait and are not part of a look yet.
+    pressing: Vec<WaiterId>,
     /// Not before this, after a look that was busy or failed.
     not_before: Option<Instant>,
     setbacks: u32,
@@ -47,7 +49,7 @@ struct Group {
 
 impl Group {
     fn new() -> Self {
-        Self { waiting: VecDeque::new(), looking: false, dry_at: None, not_before: None, setbacks: 0 }
+        Self { waiting: VecDeque::new(), looking: false, dry_at: None, pressing: Vec::new(), not_before: None, setbacks: 0 }
     }
 }
 
@@ -82,8 +84,7 @@ impl<G: Clone + Eq + Hash> Wake<G> {
         let entry = self.groups.entry(group).or_insert_with(Group::new);
         entry.waiting.push_back(id);
         if at_once {
-            entry.dry_at = None;
-            entry.not_before = None;
+            entry.pressing.push(id);
         }
         id
     }
@@ -92,6 +93,7 @@ impl<G: Clone + Eq + Hash> Wake<G> {
     pub(crate) fn remove(&mut self, group: &G, id: WaiterId) {
         if let Some(entry) = self.groups.get_mut(group) {
             entry.waiting.retain(|w| *w != id);
+            entry.pressing.retain(|w| *w != id);
         }
     }
 
@@ -137,11 +139,15 @@ impl<G: Clone + Eq + Hash> Wake<G> {
         let mut looks = Vec::new();
         for (group, entry) in &mut self.groups {
             let paused = entry.not_before.is_some_and(|t| t > now);
-            if entry.waiting.is_empty() || entry.looking || paused || entry.dry_at == Some(generation) {
+            let needless = entry.pressing.is_empty() && (paused || entry.dry_at == Some(generation));
+            if entry.waiting.is_empty() || entry.looking || needless {
                 continue;
             }
             entry.looking = true;
-            let waiters = entry.waiting.iter().take(max_items).copied().collect();
+            // First those who may not wait: one look is all they get.
+            let pressing: Vec<WaiterId> = entry.pressing.drain(..entry.pressing.len().min(max_items)).collect();
+            let patient = entry.waiting.iter().filter(|id| !pressing.contains(id) && !entry.pressing.contains(id));
+            let waiters = pressing.iter().chain(patient).take(max_items).copied().collect();
             looks.push(Look { group: group.clone(), waiters, generation });
         }
         looks

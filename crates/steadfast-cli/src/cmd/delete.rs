@@ -6,7 +6,12 @@ use clap::Args;
 use duroxide::{DeleteInstanceResult, InstanceFilter};
 use serde_json::json;
 
-use crate::{clock, error::CliError, output::Output, store::Store};
+use crate::{
+    clock,
+    error::CliError,
+    output::{Output, count},
+    store::Store,
+};
 
 /// Delete instances by id, or those that ended some time ago
 #[derive(Args, Debug)]
@@ -88,8 +93,11 @@ fn in_words(result: &DeleteInstanceResult) -> String {
         events_deleted,
         queue_messages_deleted,
     } = result;
-    format!(
-        "{instances_deleted} instances, {executions_deleted} executions, {events_deleted} events, \
-         {queue_messages_deleted} queued messages"
-    )
+    let counts = [
+        count(*instances_deleted, "instance"),
+        count(*executions_deleted, "execution"),
+        count(*events_deleted, "event"),
+        count(*queue_messages_deleted, "queued message"),
+    ];
+    counts.join(", ")
 }

@@ -13,7 +13,7 @@ use crate::{
     cli::Globals,
     demo::{job, process::Plan, progress::say, report::Report, stage::Stage, tree},
     error::CliError,
-    output::Output,
+    output::{Output, count},
 };
 
 /// Fewer files leave no time for a kill half-way.
@@ -63,7 +63,7 @@ pub(crate) async fn run(globals: &Globals, arguments: &Arguments, output: &mut O
     let desk = TempDir::with_prefix("steadfast-demo-").map_err(CliError::while_trying("make a temporary folder"))?;
     let plan = Plan {
         database_url,
-        schema: format!("steadfast_demo_{:.12}", uuid::Uuid::new_v4().simple()),
+        schema: schema_name(),
         dir,
         desk: desk.path().to_owned(),
         pace_ms: arguments.pace_ms,
@@ -83,12 +83,18 @@ pub(crate) async fn run(globals: &Globals, arguments: &Arguments, output: &mut O
     match report.faults.first() {
         None => Ok(()),
         Some(first) => {
-            let count = report.faults.len();
+            let faults = count(report.faults.len() as u64, "fault");
             Err(CliError::Refused(format!(
-                "the demo found {count} faults, the first: {first}"
+                "the demo found {faults}, the first: {first}"
             )))
         }
     }
+}
+
+/// A name that no other run has: 48 random bits.
+fn schema_name() -> String {
+    let random: String = uuid::Uuid::new_v4().simple().to_string().chars().take(12).collect();
+    format!("steadfast_demo_{random}")
 }
 
 /// Makes the schema, plays, drops the schema.

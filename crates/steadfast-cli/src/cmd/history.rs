@@ -10,7 +10,7 @@ use crate::{
     clock,
     error::CliError,
     event_text,
-    output::{self, Output},
+    output::{self, Output, count},
     store::Store,
 };
 
@@ -71,6 +71,9 @@ pub(crate) async fn run(store: &Store, arguments: &Arguments, output: &mut Outpu
     output.table(&table)?;
     let first = events.first().map_or(0, |event| event.timestamp_ms);
     let last = events.last().map_or(0, |event| event.timestamp_ms);
-    let (count, length) = (events.len(), clock::span(last.saturating_sub(first)));
-    output.line(format!("{count} events of execution {execution_id}, over {length}"))
+    let (number, length) = (
+        count(events.len() as u64, "event"),
+        clock::span(last.saturating_sub(first)),
+    );
+    output.line(format!("{number} of execution {execution_id}, over {length}"))
 }

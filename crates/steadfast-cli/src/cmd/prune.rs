@@ -6,7 +6,12 @@ use clap::Args;
 use duroxide::{InstanceFilter, PruneOptions};
 use serde_json::json;
 
-use crate::{clock, error::CliError, output::Output, store::Store};
+use crate::{
+    clock,
+    error::CliError,
+    output::{Output, count},
+    store::Store,
+};
 
 /// Remove old executions of one instance, or of all
 #[derive(Args, Debug)]
@@ -62,6 +67,11 @@ pub(crate) async fn run(store: &Store, arguments: &Arguments, output: &mut Outpu
     );
     output.say(
         &json!({ "instances_processed": instances, "executions_deleted": executions, "events_deleted": events }),
-        format!("removed {executions} executions with {events} events of {instances} instances"),
+        format!(
+            "removed {} with {} of {}",
+            count(executions, "execution"),
+            count(events, "event"),
+            count(instances, "instance")
+        ),
     )
 }

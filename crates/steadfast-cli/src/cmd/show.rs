@@ -17,12 +17,14 @@ use crate::{
     clock,
     cmd::list::{Row, orchestration},
     error::CliError,
-    output::{self, Output, or_dash, printable, shorten},
+    output::{self, Output, count, or_dash, printable, shorten},
     store::Store,
 };
 
 /// Characters of a value before it is cut in a table; `--json` never cuts.
 const SHORT: usize = 200;
+/// The same in a cell beside others.
+const CELL: usize = 60;
 
 /// Show one instance: state, executions, key-values, sizes, parent and children
 #[derive(Args, Debug)]
@@ -157,14 +159,12 @@ fn print_state(portrait: &Portrait, output: &mut Output) -> Result<(), CliError>
     field("messages", format!("{} waiting", detail.pending_messages))?;
     field("turn", lease(detail.lease_left_ms))?;
     if let Some(stats) = &portrait.statistics {
-        let history = format!(
-            "{} events, {} bytes",
-            stats.history_event_count, stats.history_size_bytes
-        );
+        let sizes = |number, noun, bytes| format!("{}, {}", count(number, noun), count(bytes, "byte"));
+        let history = sizes(stats.history_event_count, "event", stats.history_size_bytes);
         field("history", history)?;
-        let values = format!("{} keys, {} bytes", stats.kv_user_key_count, stats.kv_total_value_bytes);
+        let values = sizes(stats.kv_user_key_count, "key", stats.kv_total_value_bytes);
         field("key-values", values)?;
-        field("carried over", format!("{} events", stats.queue_pending_count))?;
+        field("carried over", count(stats.queue_pending_count, "event"))?;
     }
     output.line("")
 }
@@ -190,7 +190,7 @@ fn print_executions(executions: &[ExecutionInfo], output: &mut Output) -> Result
                 .map_or_else(|| "-".to_owned(), |at| clock::stamp_and_age(at, now)),
             info.output
                 .as_deref()
-                .map_or_else(|| "-".to_owned(), |text| shorten(text, SHORT)),
+                .map_or_else(|| "-".to_owned(), |text| shorten(text, CELL)),
         ]);
     }
     output::keep_whole(&mut table, &[0, 1, 2]);

@@ -92,7 +92,7 @@ async fn make_manifest(ctx: OrchestrationContext) -> Result<String, String> {
     let mut done = 0;
     for wave in folders.chunks(FOLDERS_AT_ONCE) {
         let children = wave.iter().map(|folder| {
-            let id = format!("{}/{folder}", ctx.instance_id());
+            let id = format!("{}/{}", ctx.instance_id(), if folder.is_empty() { "." } else { folder });
             ctx.schedule_sub_orchestration_with_id(HASH_FOLDER, id, folder)
         });
         for result in ctx.join(children.collect()).await {

@@ -35,7 +35,7 @@ pub(crate) struct Report {
     pub(crate) files_per_second_before: f64,
     pub(crate) files_per_second_after: f64,
     pub(crate) first_sign_ms: u64,
-    pub(crate) takeover_ms: u64,
+    pub(crate) takeover_ms: Option<u64>,
     pub(crate) digest: String,
     pub(crate) faults: Vec<String>,
 }
@@ -110,7 +110,6 @@ impl Report {
     }
 
     fn rows(&self) -> Vec<(&'static str, String)> {
-        let seconds = |ms: u64| format!("{}.{} s", ms / 1_000, ms % 1_000 / 100);
         let mut rows = vec![
             (
                 "job",
@@ -131,7 +130,7 @@ impl Report {
             (
                 "activities",
                 format!(
-                    "{} in all, {} completed in a history at the kill and not run again",
+                    "{} in all, {} of them completed in a history at the kill",
                     self.activities, self.completed_before
                 ),
             ),
@@ -139,18 +138,11 @@ impl Report {
             (
                 "speed",
                 format!(
-                    "{} files/s before the kill, {} files/s after it",
+                    "{} files/s before the kill, {} after it (while there was work: waits for leases not counted)",
                     self.files_per_second_before, self.files_per_second_after
                 ),
             ),
-            (
-                "takeover",
-                format!(
-                    "first turn or activity {} after the kill, the last activity of the dead worker {} after it",
-                    seconds(self.first_sign_ms),
-                    seconds(self.takeover_ms)
-                ),
-            ),
+            ("takeover", self.takeover()),
         ];
         if self.faults.is_empty() {
             rows.push((
@@ -159,10 +151,26 @@ impl Report {
             ));
             rows.push((
                 "verdict",
-                "every activity's result counted once, nothing lost".to_owned(),
+                "nothing lost; nothing that a history had as completed ran again".to_owned(),
             ));
         }
         rows
+    }
+
+    fn takeover(&self) -> String {
+        let seconds = |ms: u64| match ms {
+            0..1_000 => format!("{ms} ms"),
+            _ => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        };
+        let first = format!(
+            "first turn or activity {} after the kill, ",
+            seconds(self.first_sign_ms)
+        );
+        first
+            + &match self.takeover_ms {
+                Some(ms) => format!("the last activity of the dead worker {} after it", seconds(ms)),
+                None => "no activity of the dead worker was left to run".to_owned(),
+            }
     }
 
     fn resumed(&self) -> String {

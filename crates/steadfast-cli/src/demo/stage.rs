@@ -31,6 +31,8 @@ const WATCH: Duration = Duration::from_millis(2);
 const LOOK: Duration = Duration::from_millis(50);
 /// Without any new line in the ledger for so long, something is wrong.
 const STALLED: Duration = Duration::from_secs(60);
+/// A worker that has touched no file for longer than this, and than a file takes, waits for leases to end.
+const PAUSE_MS: u64 = 100;
 /// What is left after the release is one activity.
 const SEALED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -87,6 +89,7 @@ impl<'a> Stage<'a> {
             killed: kill.pid,
             successor,
             killed_at_ms: kill.at_ms,
+            pause_ms: PAUSE_MS + 2 * self.plan.pace_ms,
             completed_at_kill: &kill.snapshot.completed,
         });
         let findings = Findings {

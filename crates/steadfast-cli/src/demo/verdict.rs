@@ -19,6 +19,8 @@ pub(crate) struct Evidence<'a> {
     /// The worker that went on.
     pub(crate) successor: u32,
     pub(crate) killed_at_ms: u64,
+    /// A pause longer than this, in ms, is no work: a worker that waits for leases to end.
+    pub(crate) pause_ms: u64,
     /// Activities whose completion was in a history when the worker was dead.
     pub(crate) completed_at_kill: &'a HashSet<Task>,
 }
@@ -37,14 +39,14 @@ pub(crate) struct Verdict {
     pub(crate) unacknowledged: usize,
     pub(crate) turns_before: usize,
     pub(crate) turns_after: usize,
-    /// Files per second of the killed worker.
+    /// Files per second of the killed worker, pauses not counted.
     pub(crate) rate_before: f64,
-    /// Files per second of its successor, of those that were new to it.
+    /// The same of its successor.
     pub(crate) rate_after: f64,
     /// From the kill to the first sign of the successor.
     pub(crate) first_sign_ms: u64,
-    /// From the kill to the start of the last activity that was taken over.
-    pub(crate) takeover_ms: u64,
+    /// From the kill to the start of the last activity that was taken over, if any had to be.
+    pub(crate) takeover_ms: Option<u64>,
     /// Everything that must not be.
     pub(crate) faults: Vec<String>,
 }
@@ -145,14 +147,8 @@ fn measure(evidence: &Evidence<'_>, lives: &BTreeMap<&Task, Life>, verdict: &mut
         killed_at_ms,
         ..
     } = *evidence;
-    let files = || {
-        lives
-            .iter()
-            .filter(|(task, _)| task.name == job::HASH_FILE)
-            .map(|(_, life)| life)
-    };
-    verdict.rate_before = rate(files(), killed);
-    verdict.rate_after = rate(files().filter(|life| !life.started_by(killed)), successor);
+    verdict.rate_before = rate(evidence, killed);
+    verdict.rate_after = rate(evidence, successor);
     let signs = evidence.entries.iter().filter(|entry| entry.pid == successor);
     let first = signs.map(|entry| entry.at_ms).min().unwrap_or(killed_at_ms);
     verdict.first_sign_ms = first.saturating_sub(killed_at_ms);
@@ -161,22 +157,23 @@ fn measure(evidence: &Evidence<'_>, lives: &BTreeMap<&Task, Life>, verdict: &mut
         .filter(|life| life.started_by(killed))
         .flat_map(|life| &life.starts);
     let last = taken_over.filter(|(pid, _)| *pid == successor).map(|(_, at)| *at).max();
-    verdict.takeover_ms = last.unwrap_or(first).saturating_sub(killed_at_ms);
+    verdict.takeover_ms = last.map(|at| at.saturating_sub(killed_at_ms));
 }
 
-/// What this process ended, per second between its first start and its last end.
-fn rate<'a>(lives: impl Iterator<Item = &'a Life>, pid: u32) -> f64 {
-    let (mut count, mut first, mut last) = (0_u32, u64::MAX, 0);
-    for life in lives {
-        let mine = |times: &[(u32, u64)]| times.iter().find(|(by, _)| *by == pid).map(|(_, at)| *at);
-        if let (Some(start), Some(end)) = (mine(&life.starts), mine(&life.ends)) {
-            count += 1;
-            first = first.min(start);
-            last = last.max(end);
-        }
-    }
-    let ms = u32::try_from(last.saturating_sub(first)).unwrap_or(u32::MAX);
-    f64::from(count) * 1_000.0 / f64::from(ms.max(1))
+/// Files that this process ended, per second in which it worked on files.
+fn rate(evidence: &Evidence<'_>, pid: u32) -> f64 {
+    let mine = |entry: &&Entry| entry.pid == pid && entry.mark != Mark::Turn && entry.task.name == job::HASH_FILE;
+    let entries = || evidence.entries.iter().filter(mine);
+    let count = entries().filter(|entry| entry.mark == Mark::End).count();
+    let mut times: Vec<u64> = entries().map(|entry| entry.at_ms).collect();
+    times.sort_unstable();
+    let gaps = times
+        .iter()
+        .zip(times.iter().skip(1))
+        .map(|(earlier, later)| later - earlier);
+    let busy_ms: u64 = gaps.filter(|gap| *gap <= evidence.pause_ms).sum();
+    let whole = |number: u64| f64::from(u32::try_from(number).unwrap_or(u32::MAX));
+    whole(count as u64) * 1_000.0 / whole(busy_ms.max(1))
 }
 
 #[cfg(test)]
@@ -220,6 +217,7 @@ mod tests {
             killed: KILLED,
             successor: NEXT,
             killed_at_ms: 100,
+            pause_ms: 500,
             completed_at_kill: &completed_at_kill,
         })
     }
@@ -230,10 +228,10 @@ mod tests {
         assert_eq!(verdict.faults, [] as [&str; 0]);
         assert_eq!((verdict.tasks, verdict.runs), (4, 6));
         assert_eq!((verdict.interrupted, verdict.unacknowledged), (1, 1));
-        assert_eq!((verdict.first_sign_ms, verdict.takeover_ms), (50, 2_000));
+        assert_eq!((verdict.first_sign_ms, verdict.takeover_ms), (50, Some(2_000)));
         assert_eq!((verdict.turns_before, verdict.turns_after), (0, 1));
         assert!((verdict.rate_before - 100.0).abs() < 0.01, "{}", verdict.rate_before);
-        assert!((verdict.rate_after - 100.0).abs() < 0.01, "{}", verdict.rate_after);
+        assert!((verdict.rate_after - 25.0).abs() < 0.01, "{}", verdict.rate_after);
     }
 
     #[test]

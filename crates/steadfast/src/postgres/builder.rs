@@ -34,7 +34,6 @@ pub enum Migrations {
 
 /// How fetches wait for work.
 #[derive(Debug, Clone)]
-#[non_exhaustive]
 pub struct LongPoll {
     /// `false`: a fetch returns at once, whatever its poll timeout, and this process neither hears nor sends hints.
     pub enabled: bool,

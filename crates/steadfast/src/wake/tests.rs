@@ -41,6 +41,20 @@ fn a_new_waiter_on_a_dry_queue_sleeps_unless_it_may_not() {
 }
 
 #[test]
+fn a_waiter_that_may_not_wait_gets_a_look_that_begins_after_it() {
+    let now = Instant::now();
+    let mut wake = Wake::new(8);
+    wake.register("g", false);
+    let look = wake.looks(now).remove(0);
+    let pressed = wake.register("g", true);
+    wake.looked(now, &look, NOTHING);
+    let look = wake.looks(now).remove(0);
+    assert!(look.waiters.contains(&pressed));
+    wake.looked(now, &look, NOTHING);
+    assert!(wake.looks(now).is_empty());
+}
+
+#[test]
 fn a_signal_during_a_look_is_not_lost() {
     let now = Instant::now();
     let mut wake = Wake::new(8);
