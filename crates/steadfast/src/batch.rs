@@ -28,7 +28,11 @@ pub(crate) struct Lane<T> {
 impl<T> Lane<T> {
     pub(crate) fn new(limits: Limits) -> Self {
         debug_assert!(limits.max_calls > 0 && limits.max_in_flight > 0);
-        Self { limits, waiting: VecDeque::new(), in_flight: 0 }
+        Self {
+            limits,
+            waiting: VecDeque::new(),
+            in_flight: 0,
+        }
     }
 
     /// Adds a call that carries `bytes` of payload.
@@ -85,7 +89,11 @@ mod tests {
     use proptest::prelude::*;
 
     fn lane(max_calls: usize, max_bytes: usize, max_in_flight: usize) -> Lane<u32> {
-        Lane::new(Limits { max_calls, max_bytes, max_in_flight })
+        Lane::new(Limits {
+            max_calls,
+            max_bytes,
+            max_in_flight,
+        })
     }
 
     #[test]

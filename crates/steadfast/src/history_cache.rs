@@ -96,7 +96,12 @@ impl HistoryCache {
             return;
         }
         self.bytes += bytes;
-        let entry = CachedHistory { execution_id, revision, events, bytes };
+        let entry = CachedHistory {
+            execution_id,
+            revision,
+            events,
+            bytes,
+        };
         if let Some((key, old)) = self.entries.push(instance_key, entry) {
             self.bytes -= old.bytes;
             if key != instance_key {
@@ -104,7 +109,9 @@ impl HistoryCache {
             }
         }
         while self.bytes > self.max_bytes {
-            let Some((key, old)) = self.entries.pop_lru() else { break };
+            let Some((key, old)) = self.entries.pop_lru() else {
+                break;
+            };
             self.bytes -= old.bytes;
             self.forgotten.push(key);
         }
@@ -161,9 +168,21 @@ impl HistoryCache {
             let mut all = entry.events;
             let new = events.iter().filter(|e| e.event_id as i64 > last).cloned();
             Arc::make_mut(&mut all).extend(new);
-            self.put(instance_key, execution_id, entry.revision, all, known_bytes + payload_bytes);
+            self.put(
+                instance_key,
+                execution_id,
+                entry.revision,
+                all,
+                known_bytes + payload_bytes,
+            );
         } else {
-            self.put(instance_key, execution_id, entry.revision, Arc::new(events.to_vec()), payload_bytes);
+            self.put(
+                instance_key,
+                execution_id,
+                entry.revision,
+                Arc::new(events.to_vec()),
+                payload_bytes,
+            );
         }
     }
 
@@ -194,7 +213,8 @@ mod tests {
     use duroxide::EventKind;
 
     fn events(ids: std::ops::Range<u64>) -> Vec<Event> {
-        ids.map(|n| Event::with_event_id(n, "i", 1, None, EventKind::KeyValuesCleared)).collect()
+        ids.map(|n| Event::with_event_id(n, "i", 1, None, EventKind::KeyValuesCleared))
+            .collect()
     }
 
     #[test]

@@ -81,9 +81,9 @@ impl Message {
             WorkItem::StartOrchestration { instance, .. } => (instance, MessageKind::Start, None),
             WorkItem::ContinueAsNew { instance, .. } => (instance, MessageKind::ContinueAsNew, None),
             WorkItem::QueueMessage { instance, .. } => (instance, MessageKind::QueueMessage, None),
-            WorkItem::TimerFired { instance, fire_at_ms, .. } => {
-                (instance, MessageKind::Timer, Some((*fire_at_ms).min(MAX_DUE_MS) as i64))
-            }
+            WorkItem::TimerFired {
+                instance, fire_at_ms, ..
+            } => (instance, MessageKind::Timer, Some((*fire_at_ms).min(MAX_DUE_MS) as i64)),
             WorkItem::ActivityCompleted { instance, .. } => (instance, MessageKind::ActivityCompleted, None),
             WorkItem::ActivityFailed { instance, .. } => (instance, MessageKind::ActivityFailed, None),
             WorkItem::ExternalRaised { instance, .. } => (instance, MessageKind::External, None),
@@ -99,7 +99,12 @@ impl Message {
             _ => return Err(ItemError::WrongQueue("an unknown work item")),
         };
         check_instance_id(instance)?;
-        Ok(Self { instance: instance.clone(), kind, due_ms, payload: to_payload(item)? })
+        Ok(Self {
+            instance: instance.clone(),
+            kind,
+            due_ms,
+            payload: to_payload(item)?,
+        })
     }
 }
 
@@ -116,7 +121,15 @@ pub(crate) struct Activity {
 
 impl Activity {
     pub(crate) fn encode(item: &WorkItem) -> Result<Self, ItemError> {
-        let WorkItem::ActivityExecute { instance, execution_id, id, session_id, tag, .. } = item else {
+        let WorkItem::ActivityExecute {
+            instance,
+            execution_id,
+            id,
+            session_id,
+            tag,
+            ..
+        } = item
+        else {
             return Err(ItemError::WrongQueue("a message for an orchestration"));
         };
         check_instance_id(instance)?;
@@ -142,7 +155,10 @@ pub(crate) fn check_instance_id(instance: &str) -> Result<(), ItemError> {
         return Err(ItemError::NulInId(instance.to_owned()));
     }
     if instance.len() > MAX_INSTANCE_ID_BYTES {
-        return Err(ItemError::IdTooLong { len: instance.len(), max: MAX_INSTANCE_ID_BYTES });
+        return Err(ItemError::IdTooLong {
+            len: instance.len(),
+            max: MAX_INSTANCE_ID_BYTES,
+        });
     }
     Ok(())
 }
@@ -179,9 +195,9 @@ pub(crate) fn tag_keys(filter: &TagFilter) -> Option<Vec<Vec<u8>>> {
         TagFilter::None => Vec::new(),
         TagFilter::DefaultOnly => vec![tag_key(None)],
         TagFilter::Tags(tags) => tags.iter().map(|t| tag_key(Some(t))).collect(),
-        TagFilter::DefaultAnd(tags) => {
-            std::iter::once(tag_key(None)).chain(tags.iter().map(|t| tag_key(Some(t)))).collect()
-        }
+        TagFilter::DefaultAnd(tags) => std::iter::once(tag_key(None))
+            .chain(tags.iter().map(|t| tag_key(Some(t))))
+            .collect(),
     };
     keys.sort_unstable();
     Some(keys)
@@ -271,7 +287,12 @@ mod tests {
 
     #[test]
     fn a_timer_for_ever_is_stored_as_the_last_year() {
-        let item = WorkItem::TimerFired { instance: "i".into(), execution_id: 1, id: 2, fire_at_ms: u64::MAX };
+        let item = WorkItem::TimerFired {
+            instance: "i".into(),
+            execution_id: 1,
+            id: 2,
+            fire_at_ms: u64::MAX,
+        };
         assert_eq!(Message::encode(&item).unwrap().due_ms, Some(MAX_DUE_MS as i64));
     }
 

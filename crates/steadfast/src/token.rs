@@ -34,13 +34,27 @@ pub(crate) struct InvalidToken;
 
 impl fmt::Display for TurnToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "t{}.{}.{}.{}", self.instance_key, self.claim, self.upto, self.lease.as_millis())
+        write!(
+            f,
+            "t{}.{}.{}.{}",
+            self.instance_key,
+            self.claim,
+            self.upto,
+            self.lease.as_millis()
+        )
     }
 }
 
 impl fmt::Display for WorkToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "w{}.{}.{}.{}", self.instance_key, self.work_id, self.claim, self.lease.as_millis())
+        write!(
+            f,
+            "w{}.{}.{}.{}",
+            self.instance_key,
+            self.work_id,
+            self.claim,
+            self.lease.as_millis()
+        )
     }
 }
 
@@ -48,7 +62,12 @@ impl FromStr for TurnToken {
     type Err = InvalidToken;
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
         let [instance_key, claim, upto, lease_ms] = numbers(text, "t")?;
-        Ok(Self { instance_key, claim, upto, lease: Duration::from_millis(lease_ms.unsigned_abs()) })
+        Ok(Self {
+            instance_key,
+            claim,
+            upto,
+            lease: Duration::from_millis(lease_ms.unsigned_abs()),
+        })
     }
 }
 
@@ -56,7 +75,12 @@ impl FromStr for WorkToken {
     type Err = InvalidToken;
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
         let [instance_key, work_id, claim, lease_ms] = numbers(text, "w")?;
-        Ok(Self { instance_key, work_id, claim, lease: Duration::from_millis(lease_ms.unsigned_abs()) })
+        Ok(Self {
+            instance_key,
+            work_id,
+            claim,
+            lease: Duration::from_millis(lease_ms.unsigned_abs()),
+        })
     }
 }
 
@@ -64,7 +88,11 @@ fn numbers(text: &str, kind: &str) -> Result<[i64; 4], InvalidToken> {
     let mut parts = text.strip_prefix(kind).ok_or(InvalidToken)?.split('.');
     let mut numbers = [0i64; 4];
     for n in &mut numbers {
-        *n = parts.next().and_then(|p| p.parse().ok()).filter(|n| *n >= 0).ok_or(InvalidToken)?;
+        *n = parts
+            .next()
+            .and_then(|p| p.parse().ok())
+            .filter(|n| *n >= 0)
+            .ok_or(InvalidToken)?;
     }
     if parts.next().is_some() {
         return Err(InvalidToken);

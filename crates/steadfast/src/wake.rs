@@ -49,7 +49,14 @@ struct Group {
 
 impl Group {
     fn new() -> Self {
-        Self { waiting: VecDeque::new(), looking: false, dry_at: None, pressing: Vec::new(), not_before: None, setbacks: 0 }
+        Self {
+            waiting: VecDeque::new(),
+            looking: false,
+            dry_at: None,
+            pressing: Vec::new(),
+            not_before: None,
+            setbacks: 0,
+        }
     }
 }
 
@@ -73,7 +80,14 @@ const FAILURE_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration
 
 impl<G: Clone + Eq + Hash> Wake<G> {
     pub(crate) fn new(max_items: usize) -> Self {
-        Self { groups: HashMap::new(), next_id: 1, generation: 1, due: None, max_items, poll_every: None }
+        Self {
+            groups: HashMap::new(),
+            next_id: 1,
+            generation: 1,
+            due: None,
+            max_items,
+            poll_every: None,
+        }
     }
 
     /// Somebody wants an item. With `at_once` the queue is looked into even if it was found dry: the caller
@@ -146,9 +160,16 @@ impl<G: Clone + Eq + Hash> Wake<G> {
             entry.looking = true;
             // First those who may not wait: one look is all they get.
             let pressing: Vec<WaiterId> = entry.pressing.drain(..entry.pressing.len().min(max_items)).collect();
-            let patient = entry.waiting.iter().filter(|id| !pressing.contains(id) && !entry.pressing.contains(id));
+            let patient = entry
+                .waiting
+                .iter()
+                .filter(|id| !pressing.contains(id) && !entry.pressing.contains(id));
             let waiters = pressing.iter().chain(patient).take(max_items).copied().collect();
-            looks.push(Look { group: group.clone(), waiters, generation });
+            looks.push(Look {
+                group: group.clone(),
+                waiters,
+                generation,
+            });
         }
         looks
     }
@@ -196,7 +217,11 @@ impl<G: Clone + Eq + Hash> Wake<G> {
         if self.waiting() == 0 {
             return None;
         }
-        let paused = self.groups.values().filter(|g| !g.waiting.is_empty() && !g.looking).filter_map(|g| g.not_before);
+        let paused = self
+            .groups
+            .values()
+            .filter(|g| !g.waiting.is_empty() && !g.looking)
+            .filter_map(|g| g.not_before);
         paused.chain(self.due).min()
     }
 
@@ -210,7 +235,9 @@ impl<G: Clone + Eq + Hash> Wake<G> {
 }
 
 fn pause((shortest, longest): (Duration, Duration), setbacks: u32) -> Duration {
-    shortest.saturating_mul(1u32.checked_shl(setbacks.min(16)).unwrap_or(u32::MAX)).min(longest)
+    shortest
+        .saturating_mul(1u32.checked_shl(setbacks.min(16)).unwrap_or(u32::MAX))
+        .min(longest)
 }
 
 #[cfg(test)]

@@ -33,11 +33,15 @@ impl PostgresProvider {
 #[async_trait::async_trait]
 impl ProviderAdmin for PostgresProvider {
     async fn list_instances(&self) -> Result<Vec<String>, ProviderError> {
-        op::list_instances::all_ids(self.store(), None).await.map_err(refuse("list_instances"))
+        op::list_instances::all_ids(self.store(), None)
+            .await
+            .map_err(refuse("list_instances"))
     }
 
     async fn list_instances_by_status(&self, status: &str) -> Result<Vec<String>, ProviderError> {
-        op::list_instances::all_ids(self.store(), Some(status)).await.map_err(refuse("list_instances_by_status"))
+        op::list_instances::all_ids(self.store(), Some(status))
+            .await
+            .map_err(refuse("list_instances_by_status"))
     }
 
     async fn list_executions(&self, instance: &str) -> Result<Vec<u64>, ProviderError> {
@@ -61,8 +65,9 @@ impl ProviderAdmin for PostgresProvider {
 
     async fn latest_execution_id(&self, instance: &str) -> Result<u64, ProviderError> {
         // The framework's convention: an instance that does not exist is at its first execution.
-        let detail =
-            op::instance_detail::get(self.store(), instance).await.map_err(refuse("latest_execution_id"))?;
+        let detail = op::instance_detail::get(self.store(), instance)
+            .await
+            .map_err(refuse("latest_execution_id"))?;
         Ok(detail.map_or(duroxide::INITIAL_EXECUTION_ID, |d| d.summary.execution_id))
     }
 
@@ -83,33 +88,51 @@ impl ProviderAdmin for PostgresProvider {
 
     async fn get_execution_info(&self, instance: &str, execution_id: u64) -> Result<ExecutionInfo, ProviderError> {
         const OP: &str = "get_execution_info";
-        let found =
-            op::list_executions::list(self.store(), instance, Some(execution_id), true).await.map_err(refuse(OP))?;
+        let found = op::list_executions::list(self.store(), instance, Some(execution_id), true)
+            .await
+            .map_err(refuse(OP))?;
         found.into_iter().next().ok_or_else(|| {
-            ProviderError::permanent(OP, format!("Execution {execution_id} not found for instance {instance}"))
+            ProviderError::permanent(
+                OP,
+                format!("Execution {execution_id} not found for instance {instance}"),
+            )
         })
     }
 
     async fn get_system_metrics(&self) -> Result<SystemMetrics, ProviderError> {
-        op::system_metrics::get(self.store()).await.map_err(refuse("get_system_metrics"))
+        op::system_metrics::get(self.store())
+            .await
+            .map_err(refuse("get_system_metrics"))
     }
 
     async fn get_queue_depths(&self) -> Result<QueueDepths, ProviderError> {
-        op::queue_depths::get(self.store()).await.map_err(refuse("get_queue_depths"))
+        op::queue_depths::get(self.store())
+            .await
+            .map_err(refuse("get_queue_depths"))
     }
 
     async fn list_children(&self, instance_id: &str) -> Result<Vec<String>, ProviderError> {
-        op::list_children::list(self.store(), instance_id, false).await.map_err(refuse("list_children"))
+        op::list_children::list(self.store(), instance_id, false)
+            .await
+            .map_err(refuse("list_children"))
     }
 
     async fn get_parent_id(&self, instance_id: &str) -> Result<Option<String>, ProviderError> {
-        Ok(self.existing("get_parent_id", instance_id).await?.summary.parent_instance_id)
+        Ok(self
+            .existing("get_parent_id", instance_id)
+            .await?
+            .summary
+            .parent_instance_id)
     }
 
     async fn get_instance_tree(&self, instance_id: &str) -> Result<InstanceTree, ProviderError> {
-        let all_ids =
-            op::list_children::list(self.store(), instance_id, true).await.map_err(refuse("get_instance_tree"))?;
-        Ok(InstanceTree { root_id: instance_id.to_owned(), all_ids })
+        let all_ids = op::list_children::list(self.store(), instance_id, true)
+            .await
+            .map_err(refuse("get_instance_tree"))?;
+        Ok(InstanceTree {
+            root_id: instance_id.to_owned(),
+            all_ids,
+        })
     }
 
     async fn delete_instances_atomic(
@@ -117,19 +140,27 @@ impl ProviderAdmin for PostgresProvider {
         ids: &[String],
         force: bool,
     ) -> Result<DeleteInstanceResult, ProviderError> {
-        op::delete_instances::delete(self.store(), ids, force).await.map_err(refuse("delete_instances_atomic"))
+        op::delete_instances::delete(self.store(), ids, force)
+            .await
+            .map_err(refuse("delete_instances_atomic"))
     }
 
     async fn delete_instance(&self, instance_id: &str, force: bool) -> Result<DeleteInstanceResult, ProviderError> {
-        op::delete_instances::delete_tree(self.store(), instance_id, force).await.map_err(refuse("delete_instance"))
+        op::delete_instances::delete_tree(self.store(), instance_id, force)
+            .await
+            .map_err(refuse("delete_instance"))
     }
 
     async fn delete_instance_bulk(&self, filter: InstanceFilter) -> Result<DeleteInstanceResult, ProviderError> {
-        op::delete_instances::delete_bulk(self.store(), &filter).await.map_err(refuse("delete_instance_bulk"))
+        op::delete_instances::delete_bulk(self.store(), &filter)
+            .await
+            .map_err(refuse("delete_instance_bulk"))
     }
 
     async fn prune_executions(&self, instance_id: &str, options: PruneOptions) -> Result<PruneResult, ProviderError> {
-        op::prune_executions::prune(self.store(), instance_id, &options).await.map_err(refuse("prune_executions"))
+        op::prune_executions::prune(self.store(), instance_id, &options)
+            .await
+            .map_err(refuse("prune_executions"))
     }
 
     async fn prune_executions_bulk(

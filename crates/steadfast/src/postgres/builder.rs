@@ -61,7 +61,10 @@ impl LongPoll {
     /// Short poll: every fetch returns at once.
     #[must_use]
     pub fn disabled() -> Self {
-        Self { enabled: false, ..Self::default() }
+        Self {
+            enabled: false,
+            ..Self::default()
+        }
     }
 }
 
@@ -112,23 +115,31 @@ impl OpenError {
 impl From<StoreError> for OpenError {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
-            StoreError::Connect { sqlstate: Some(code), .. } if code.starts_with("28") => OpenErrorKind::Authentication,
-            StoreError::Connect { sqlstate: Some(code), .. } if !code.starts_with("57") && !code.starts_with("53") => {
-                OpenErrorKind::Database
-            }
+            StoreError::Connect {
+                sqlstate: Some(code), ..
+            } if code.starts_with("28") => OpenErrorKind::Authentication,
+            StoreError::Connect {
+                sqlstate: Some(code), ..
+            } if !code.starts_with("57") && !code.starts_with("53") => OpenErrorKind::Database,
             StoreError::Connect { .. }
             | StoreError::Connection(_)
             | StoreError::Timeout(_)
             | StoreError::PoolTimeout(_) => OpenErrorKind::Unreachable,
             _ => OpenErrorKind::Database,
         };
-        Self { kind, message: error.to_string() }
+        Self {
+            kind,
+            message: error.to_string(),
+        }
     }
 }
 
 impl From<TargetError> for OpenError {
     fn from(error: TargetError) -> Self {
-        Self { kind: OpenErrorKind::Configuration, message: error.to_string() }
+        Self {
+            kind: OpenErrorKind::Configuration,
+            message: error.to_string(),
+        }
     }
 }
 
@@ -150,7 +161,10 @@ pub struct Builder {
 
 impl fmt::Debug for Builder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Builder").field("target", &self.target).field("schema", &self.schema).finish_non_exhaustive()
+        f.debug_struct("Builder")
+            .field("target", &self.target)
+            .field("schema", &self.schema)
+            .finish_non_exhaustive()
     }
 }
 
@@ -274,7 +288,12 @@ impl Builder {
         })
         .await?;
         let pipe = Pipe::new(connector.clone(), settings, self.faults)?;
-        Ok(PostgresProvider::over(Store::new(pipe, connector, self.long_poll, self.history_cache_bytes)))
+        Ok(PostgresProvider::over(Store::new(
+            pipe,
+            connector,
+            self.long_poll,
+            self.history_cache_bytes,
+        )))
     }
 }
 
@@ -283,7 +302,11 @@ pub(crate) async fn with_connection<T, E: From<StoreError>>(
     connector: &Connector,
     work: impl AsyncFnOnce(&mut tokio_postgres::Client) -> Result<T, E>,
 ) -> Result<T, E> {
-    let Connected { mut client, mut messages, .. } = connector.connect().await?;
+    let Connected {
+        mut client,
+        mut messages,
+        ..
+    } = connector.connect().await?;
     let driver = tokio::spawn(async move { while let Some(Ok(_)) = messages.next().await {} });
     let result = work(&mut client).await;
     drop(client);

@@ -61,7 +61,11 @@ pub(crate) struct Connector {
 
 impl Connector {
     pub(crate) fn new(target: ConnectTarget, settings: &PipeSettings) -> Self {
-        Self { target, password: settings.password.clone(), transaction_pooler: settings.transaction_pooler }
+        Self {
+            target,
+            password: settings.password.clone(),
+            transaction_pooler: settings.transaction_pooler,
+        }
     }
 
     pub(crate) fn describe(&self) -> String {
@@ -90,7 +94,10 @@ impl Connector {
         } else {
             &[("default_transaction_isolation", "read committed"), ("jit", "off")]
         };
-        self.target.connect(password.as_deref(), startup).await.map_err(AttemptError::Connect)
+        self.target
+            .connect(password.as_deref(), startup)
+            .await
+            .map_err(AttemptError::Connect)
     }
 }
 
@@ -103,9 +110,10 @@ impl From<AttemptError> for StoreError {
     fn from(error: AttemptError) -> Self {
         match error {
             AttemptError::Connect(e) => e.into(),
-            AttemptError::Password(e) => {
-                Self::Connect { message: format!("the password provider failed: {e}"), sqlstate: None }
-            }
+            AttemptError::Password(e) => Self::Connect {
+                message: format!("the password provider failed: {e}"),
+                sqlstate: None,
+            },
         }
     }
 }
@@ -130,7 +138,9 @@ impl managed::Manager for Manager {
     type Error = StoreError;
 
     async fn create(&self) -> Result<PooledConnection, StoreError> {
-        let Connected { client, mut messages, .. } = self.0.connect().await?;
+        let Connected {
+            client, mut messages, ..
+        } = self.0.connect().await?;
         let driver = tokio::spawn(async move {
             while let Some(message) = messages.next().await {
                 if let Err(error) = message {
@@ -141,7 +151,11 @@ impl managed::Manager for Manager {
         })
         .abort_handle();
         metrics::counter!("steadfast_connections_opened_total").increment(1);
-        Ok(PooledConnection { client, driver, statements: HashMap::new() })
+        Ok(PooledConnection {
+            client,
+            driver,
+            statements: HashMap::new(),
+        })
     }
 
     async fn recycle(&self, connection: &mut PooledConnection, _: &Metrics) -> RecycleResult<StoreError> {
@@ -163,7 +177,9 @@ pub(crate) struct Pipe {
 
 impl fmt::Debug for Pipe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Pipe").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Pipe")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -176,7 +192,12 @@ impl Pipe {
             .build()
             .map_err(|e| StoreError::Rejected(e.to_string()))?;
         let quoted_schema = quote_identifier(&settings.schema);
-        Ok(Self { pool, settings, quoted_schema, faults })
+        Ok(Self {
+            pool,
+            settings,
+            quoted_schema,
+            faults,
+        })
     }
 
     pub(crate) fn settings(&self) -> &PipeSettings {
@@ -235,18 +256,18 @@ impl Pipe {
     }
 
     /// [`Pipe::call_until`] with the time that reads and enqueues are repeated.
-    pub(crate) async fn call_patiently(
-        &self,
-        function: &'static str,
-        params: &Params,
-    ) -> Result<Vec<Row>, StoreError> {
-        self.call_until(function, params, Instant::now() + self.settings.retry_timeout).await
+    pub(crate) async fn call_patiently(&self, function: &'static str, params: &Params) -> Result<Vec<Row>, StoreError> {
+        self.call_until(function, params, Instant::now() + self.settings.retry_timeout)
+            .await
     }
 
     async fn attempt(&self, function: &'static str, params: &Params) -> Result<Vec<Row>, StoreError> {
         let before = self.faults.strike(function, When::Before).await;
         if let Some(Fault::Error(code)) = &before {
-            return Err(StoreError::Database { sqlstate: (*code).to_owned(), message: "injected".to_owned() });
+            return Err(StoreError::Database {
+                sqlstate: (*code).to_owned(),
+                message: "injected".to_owned(),
+            });
         }
         let mut connection = self.pool.get().await.map_err(|e| self.pool_error(e))?;
         let answered = if matches!(before, Some(Fault::Cut)) {
@@ -259,9 +280,10 @@ impl Pipe {
             }
         };
         let answered = match self.faults.strike(function, When::After).await {
-            Some(Fault::Error(code)) => {
-                Err(StoreError::Database { sqlstate: code.to_owned(), message: "injected".to_owned() })
-            }
+            Some(Fault::Error(code)) => Err(StoreError::Database {
+                sqlstate: code.to_owned(),
+                message: "injected".to_owned(),
+            }),
             Some(Fault::Cut) => Err(StoreError::Connection("injected".to_owned())),
             None => answered,
         };

@@ -83,7 +83,9 @@ impl StoreError {
     pub(crate) fn class(&self) -> Class {
         match self {
             Self::Database { sqlstate, .. } => classify(sqlstate),
-            Self::Connect { sqlstate: Some(code), .. } => classify(code),
+            Self::Connect {
+                sqlstate: Some(code), ..
+            } => classify(code),
             Self::Connection(_) | Self::Timeout(_) | Self::PoolTimeout(_) | Self::Connect { .. } => Class::Retryable,
             Self::Closed | Self::Refused(_) | Self::Item(_) | Self::Decode(_) | Self::Rejected(_) => Class::Permanent,
         }
@@ -129,7 +131,10 @@ impl StoreError {
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
         if let Some(db) = error.as_db_error() {
-            return Self::Database { sqlstate: db.code().code().to_owned(), message: db.message().to_owned() };
+            return Self::Database {
+                sqlstate: db.code().code().to_owned(),
+                message: db.message().to_owned(),
+            };
         }
         let closed = error.is_closed();
         let io = std::error::Error::source(&error).is_some_and(|s| s.is::<std::io::Error>());
@@ -137,13 +142,20 @@ impl From<tokio_postgres::Error> for StoreError {
             Some(source) => format!("{error}: {source}"),
             None => error.to_string(),
         };
-        if closed || io { Self::Connection(message) } else { Self::Decode(message) }
+        if closed || io {
+            Self::Connection(message)
+        } else {
+            Self::Decode(message)
+        }
     }
 }
 
 impl From<ConnectError> for StoreError {
     fn from(error: ConnectError) -> Self {
-        Self::Connect { sqlstate: error.sqlstate().map(|c| c.code().to_owned()), message: error.to_string() }
+        Self::Connect {
+            sqlstate: error.sqlstate().map(|c| c.code().to_owned()),
+            message: error.to_string(),
+        }
     }
 }
 

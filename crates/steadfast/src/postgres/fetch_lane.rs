@@ -130,7 +130,12 @@ impl<C: Claimer> FetchLane<C> {
             state.seats.insert(id, Seated { seat, at_once, answer });
             id
         };
-        let mut ticket = Ticket { lane: self, group, id, answered };
+        let mut ticket = Ticket {
+            lane: self,
+            group,
+            id,
+            answered,
+        };
         self.pump();
         match wait {
             None => (&mut ticket.answered).await.unwrap_or(Err(StoreError::Closed)),
@@ -231,10 +236,18 @@ impl<C: Claimer> FetchLane<C> {
     async fn look(self: Arc<Self>, look: Look<C::Group>) {
         let (ids, seats): (Vec<WaiterId>, Vec<C::Seat>) = {
             let state = self.lock();
-            look.waiters.iter().filter_map(|id| state.seats.get(id).map(|s| (*id, s.seat.clone()))).unzip()
+            look.waiters
+                .iter()
+                .filter_map(|id| state.seats.get(id).map(|s| (*id, s.seat.clone())))
+                .unzip()
         };
         let result = if seats.is_empty() {
-            Ok(Claimed { items: Vec::new(), busy: true, skipped: false, next_due: None })
+            Ok(Claimed {
+                items: Vec::new(),
+                busy: true,
+                skipped: false,
+                next_due: None,
+            })
         } else {
             self.claimer.claim(&look.group, &seats).await
         };
@@ -256,15 +269,29 @@ impl<C: Claimer> FetchLane<C> {
 
     /// Hands items to their waiters; returns those whose waiters are gone.
     fn deliver(&self, look: &Look<C::Group>, ids: &[WaiterId], claimed: Claimed<C::Item>) -> Vec<C::Item> {
-        let Claimed { items, busy, skipped, next_due } = claimed;
-        let found = Found { items: items.len(), busy, next_due };
+        let Claimed {
+            items,
+            busy,
+            skipped,
+            next_due,
+        } = claimed;
+        let found = Found {
+            items: items.len(),
+            busy,
+            next_due,
+        };
         let mut left = Vec::new();
         let mut state = self.lock();
         state.looks_under_way -= 1;
         state.skipped |= skipped;
         let bound: Vec<usize> = items.iter().filter_map(|(seat, _)| *seat).collect();
-        let mut free: Vec<WaiterId> =
-            ids.iter().enumerate().filter(|(n, _)| !bound.contains(n)).map(|(_, id)| *id).rev().collect();
+        let mut free: Vec<WaiterId> = ids
+            .iter()
+            .enumerate()
+            .filter(|(n, _)| !bound.contains(n))
+            .map(|(_, id)| *id)
+            .rev()
+            .collect();
         for (seat, item) in items {
             let mut item = Some(item);
             while let Some(unclaimed) = item.take() {
@@ -291,17 +318,20 @@ impl<C: Claimer> FetchLane<C> {
             }
         }
         for id in ids {
-            if state.seats.get(id).is_some_and(|s| s.at_once) {
-                if let Some(seated) = state.seats.remove(id) {
-                    state.wake.remove(&look.group, *id);
-                    let _ = seated.answer.send(Ok(None));
-                }
+            if state.seats.get(id).is_some_and(|s| s.at_once)
+                && let Some(seated) = state.seats.remove(id)
+            {
+                state.wake.remove(&look.group, *id);
+                let _ = seated.answer.send(Ok(None));
             }
         }
         state.trouble = None;
         if !state.hints_arrive {
-            state.poll_pause =
-                if found.items > 0 { FASTEST_POLL } else { (state.poll_pause * 2).min(self.slowest_poll) };
+            state.poll_pause = if found.items > 0 {
+                FASTEST_POLL
+            } else {
+                (state.poll_pause * 2).min(self.slowest_poll)
+            };
             let pause = state.poll_pause;
             state.wake.poll_every(Some(pause));
         }
@@ -315,11 +345,11 @@ impl<C: Claimer> FetchLane<C> {
         let mut state = self.lock();
         state.looks_under_way -= 1;
         for id in ids {
-            if state.seats.get(id).is_some_and(|s| s.at_once || !passes) {
-                if let Some(seated) = state.seats.remove(id) {
-                    state.wake.remove(&look.group, *id);
-                    let _ = seated.answer.send(Err(error.clone()));
-                }
+            if state.seats.get(id).is_some_and(|s| s.at_once || !passes)
+                && let Some(seated) = state.seats.remove(id)
+            {
+                state.wake.remove(&look.group, *id);
+                let _ = seated.answer.send(Err(error.clone()));
             }
         }
         state.wake.failed(Instant::now(), look);
@@ -328,10 +358,10 @@ impl<C: Claimer> FetchLane<C> {
 
     /// Those who sleep want to hear of work that other processes make.
     fn register_sleepers(&self) {
-        if let Some(hints) = self.hints.get() {
-            if self.sleeping() > 0 {
-                hints.want(C::QUEUE);
-            }
+        if let Some(hints) = self.hints.get()
+            && self.sleeping() > 0
+        {
+            hints.want(C::QUEUE);
         }
     }
 }

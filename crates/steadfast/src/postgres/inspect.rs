@@ -111,7 +111,9 @@ impl PostgresProvider {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn instances(&self, query: InstanceQuery) -> Result<Vec<InstanceSummary>, ProviderError> {
-        op::list_instances::page(self.store(), &query).await.map_err(|e| e.into_provider_error("instances"))
+        op::list_instances::page(self.store(), &query)
+            .await
+            .map_err(|e| e.into_provider_error("instances"))
     }
 
     /// One instance, `None` when it does not exist.
@@ -119,7 +121,9 @@ impl PostgresProvider {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn instance(&self, instance: &str) -> Result<Option<InstanceDetail>, ProviderError> {
-        op::instance_detail::get(self.store(), instance).await.map_err(|e| e.into_provider_error("instance"))
+        op::instance_detail::get(self.store(), instance)
+            .await
+            .map_err(|e| e.into_provider_error("instance"))
     }
 
     /// The executions of an instance with their numbers of events, oldest first.
@@ -137,7 +141,9 @@ impl PostgresProvider {
     /// # Errors
     /// When the database cannot be asked.
     pub async fn queues(&self) -> Result<Vec<QueueReport>, ProviderError> {
-        op::queue_report::get(self.store()).await.map_err(|e| e.into_provider_error("queues"))
+        op::queue_report::get(self.store())
+            .await
+            .map_err(|e| e.into_provider_error("queues"))
     }
 
     /// How this provider fares; asks nobody.

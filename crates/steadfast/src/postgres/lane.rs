@@ -49,7 +49,10 @@ pub(crate) struct BatchLane<B: Batch> {
 
 impl<B: Batch> BatchLane<B> {
     pub(crate) fn new(store: Weak<Store>) -> Arc<Self> {
-        Arc::new(Self { store, waiting: Mutex::new(Lane::new(B::LIMITS)) })
+        Arc::new(Self {
+            store,
+            waiting: Mutex::new(Lane::new(B::LIMITS)),
+        })
     }
 
     /// Hands the call over and waits for its answer. Dropping the future before the call was sent cancels it;
@@ -64,7 +67,9 @@ impl<B: Batch> BatchLane<B> {
 
     fn pump(self: &Arc<Self>) {
         loop {
-            let Some(batch) = self.lock().next_batch(|entry| !entry.answer.is_closed()) else { return };
+            let Some(batch) = self.lock().next_batch(|entry| !entry.answer.is_closed()) else {
+                return;
+            };
             let Some(store) = self.store.upgrade() else {
                 self.lock().finished();
                 continue;
@@ -177,7 +182,11 @@ pub(crate) async fn settle<B: Coded>(store: Arc<Store>, entries: Vec<Entry<B>>) 
 
 async fn send_once<B: Coded>(store: &Arc<Store>, entries: &[Entry<B>], wait: bool) -> Result<Vec<i64>, StoreError> {
     let calls: Vec<&B::Call> = entries.iter().map(|e| &e.call).collect();
-    let give_up = calls.iter().map(|c| B::give_up(store, c)).max().unwrap_or_else(Instant::now);
+    let give_up = calls
+        .iter()
+        .map(|c| B::give_up(store, c))
+        .max()
+        .unwrap_or_else(Instant::now);
     let params = B::params(store, &calls, &Terms::new(store, give_up, wait));
     let rows = store.pipe.call_until(B::FUNCTION, &params, give_up).await?;
     let codes: Vec<i64> = match rows.first() {
@@ -185,9 +194,18 @@ async fn send_once<B: Coded>(store: &Arc<Store>, entries: &[Entry<B>], wait: boo
         None => Vec::new(),
     };
     if codes.len() != entries.len() {
-        return Err(StoreError::Decode(format!("{} codes for {} operations", codes.len(), entries.len())));
+        return Err(StoreError::Decode(format!(
+            "{} codes for {} operations",
+            codes.len(),
+            entries.len()
+        )));
     }
-    let done: Vec<&B::Call> = calls.into_iter().zip(&codes).filter(|(_, code)| **code == 0).map(|(c, _)| c).collect();
+    let done: Vec<&B::Call> = calls
+        .into_iter()
+        .zip(&codes)
+        .filter(|(_, code)| **code == 0)
+        .map(|(c, _)| c)
+        .collect();
     if !done.is_empty() {
         B::committed(store, &done);
     }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -87,7 +87,6 @@ pub(crate) struct Hints(Arc<Shared>);
 struct Shared {
     commands: mpsc::UnboundedSender<Command>,
     state: Arc<AtomicU8>,
-    wanted: [AtomicBool; 2],
 }
 
 /// What the listener needs to run.
@@ -109,6 +108,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// Longest wait for an answer on the listener's connection before it counts as dead.
 const ANSWER: Duration = Duration::from_secs(5);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long the end of a process may be held up by hints that were not sent yet.
+const LAST_WORDS: Duration = Duration::from_millis(1000);
 /// How often to try again whether notifications work where they did not.
 const RECHECK: Duration = Duration::from_secs(300);
 
@@ -117,8 +118,10 @@ impl Hints {
     pub(crate) fn start(listener: Listener, tasks: &tokio_util::task::TaskTracker) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let state = Arc::new(AtomicU8::new(ListenerState::Idle as u8));
-        let shared =
-            Shared { commands, state: Arc::clone(&state), wanted: [AtomicBool::new(false), AtomicBool::new(false)] };
+        let shared = Shared {
+            commands,
+            state: Arc::clone(&state),
+        };
         tasks.spawn(run(listener, inbox, state));
         Self(Arc::new(shared))
     }
@@ -134,7 +137,6 @@ impl Hints {
     }
 
     pub(crate) fn state(&self) -> ListenerState {
-        let _ = &self.0.wanted;
         match self.0.state.load(Ordering::Relaxed) {
             1 => ListenerState::Connecting,
             2 => ListenerState::Listening,
@@ -180,6 +182,8 @@ async fn run(listener: Listener, inbox: mpsc::UnboundedReceiver<Command>, state:
         () = run.forever() => {}
         () = stop.cancelled() => {}
     }
+    // A process that enqueues and ends must not take the news with it.
+    let _ = tokio::time::timeout(LAST_WORDS, run.last_words()).await;
 }
 
 impl Run {
@@ -222,6 +226,28 @@ impl Run {
         }
     }
 
+    /// Sends what was offered and not yet sent, on a connection of its own: where the last one stands is unknown.
+    async fn last_words(&mut self) {
+        while let Ok(command) = self.inbox.try_recv() {
+            self.note(command);
+        }
+        if self.offers.is_empty() || !self.listener.possible {
+            return;
+        }
+        let Ok(Connected {
+            client, mut messages, ..
+        }) = self.listener.connector.connect().await
+        else {
+            return;
+        };
+        let driver = tokio::spawn(async move { while let Some(Ok(_)) = messages.next().await {} });
+        if let Err(error) = self.send_offers(&client).await {
+            tracing::debug!(target: "steadfast", %error, "the last hints were not sent; a fallback poll finds the work");
+        }
+        drop(client);
+        let _ = driver.await;
+    }
+
     fn set_state(&self, state: ListenerState) {
         self.state.store(state as u8, Ordering::Relaxed);
     }
@@ -229,7 +255,9 @@ impl Run {
     fn note(&mut self, command: Command) {
         match command {
             Command::Offer(queue, delay) => {
-                let Some(at) = Instant::now().checked_add(delay) else { return };
+                let Some(at) = Instant::now().checked_add(delay) else {
+                    return;
+                };
                 self.offers.entry(queue).and_modify(|t| *t = at.min(*t)).or_insert(at);
             }
             Command::Want(queue) => {
@@ -244,14 +272,16 @@ impl Run {
     }
 
     async fn serve(&mut self, connected: Connected) -> End {
-        let Connected { client, mut messages, .. } = connected;
+        let Connected {
+            client, mut messages, ..
+        } = connected;
         let (heard, mut ears) = mpsc::unbounded_channel();
         let driver = tokio::spawn(async move {
             while let Some(Ok(message)) = messages.next().await {
-                if let AsyncMessage::Notification(n) = message {
-                    if heard.send((n.process_id(), n.payload().to_owned())).is_err() {
-                        break;
-                    }
+                if let AsyncMessage::Notification(n) = message
+                    && heard.send((n.process_id(), n.payload().to_owned())).is_err()
+                {
+                    break;
                 }
             }
         });
@@ -340,7 +370,11 @@ impl Run {
                 // A standby refuses LISTEN (25006); a pooler may refuse it in its own way.
                 let refused = matches!(&error, StoreError::Database { sqlstate, .. }
                     if sqlstate == "25006" || sqlstate == "0A000" || sqlstate == "08P01" || sqlstate == "42501");
-                return Err(if refused { End::Impossible(error.to_string()) } else { End::Lost(error) });
+                return Err(if refused {
+                    End::Impossible(error.to_string())
+                } else {
+                    End::Lost(error)
+                });
             }
         };
         let deadline = Instant::now() + ANSWER;
@@ -379,9 +413,13 @@ impl Run {
     async fn send_offers(&mut self, client: &Client) -> Result<(), StoreError> {
         let now = Instant::now();
         let (mut ids, mut words) = (Vec::new(), Vec::new());
-        for (queue, at) in self.offers.drain() {
+        for (queue, at) in &self.offers {
             ids.push(queue.lock_id());
-            words.push(format!("{}{}", queue.letter(), at.saturating_duration_since(now).as_millis()));
+            words.push(format!(
+                "{}{}",
+                queue.letter(),
+                at.saturating_duration_since(now).as_millis()
+            ));
         }
         let rows = answered(client.query_typed(
             "SELECT pg_notify($1, w.word)::text FROM unnest($2::int[], $3::text[]) AS w(id, word) \
@@ -394,6 +432,8 @@ impl Run {
             ],
         ))
         .await?;
+        // Only now: what a broken connection swallowed is sent over the next one.
+        self.offers.clear();
         metrics::counter!("steadfast_hints_sent_total").increment(rows.len() as u64);
         Ok(())
     }
@@ -454,7 +494,9 @@ impl Run {
         if let Some(row) = rows.first() {
             for (queue, column) in [(Queue::Turns, 0), (Queue::Work, 1)] {
                 if let Ok(Some(ms)) = row.try_get::<_, Option<i64>>(column) {
-                    self.listener.ear.hint(queue, Duration::from_millis(ms.max(0).unsigned_abs()));
+                    self.listener
+                        .ear
+                        .hint(queue, Duration::from_millis(ms.max(0).unsigned_abs()));
                 }
             }
         }

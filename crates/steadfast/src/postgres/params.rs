@@ -59,6 +59,10 @@ impl Params {
     }
 
     pub(crate) fn typed(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
-        self.values.iter().map(|v| v.as_ref() as &(dyn ToSql + Sync)).zip(self.types.iter().cloned()).collect()
+        self.values
+            .iter()
+            .map(|v| v.as_ref() as &(dyn ToSql + Sync))
+            .zip(self.types.iter().cloned())
+            .collect()
     }
 }

@@ -125,9 +125,11 @@ impl PostgresProvider {
     /// When the database refuses; nothing is dropped then.
     pub async fn cleanup_schema(&self) -> Result<(), ProviderError> {
         let name = self.schema().to_owned();
-        with_connection(&self.store().connector, async |client| schema::remove(client, &name).await)
-            .await
-            .map_err(|e: StoreError| e.into_provider_error("cleanup_schema"))
+        with_connection(&self.store().connector, async |client| {
+            schema::remove(client, &name).await
+        })
+        .await
+        .map_err(|e: StoreError| e.into_provider_error("cleanup_schema"))
     }
 }
 
@@ -158,10 +160,16 @@ impl Provider for PostgresProvider {
         poll_timeout: Duration,
         filter: Option<&DispatcherCapabilityFilter>,
     ) -> Result<Option<(OrchestrationItem, String, u32)>, ProviderError> {
-        let Some(group) = TurnGroup::new(lock_timeout, filter) else { return Ok(None) };
+        let Some(group) = TurnGroup::new(lock_timeout, filter) else {
+            return Ok(None);
+        };
         let wait = self.store().patience(poll_timeout);
-        let turn =
-            self.store().turns.fetch(group, (), wait).await.map_err(refuse("fetch_orchestration_item"))?;
+        let turn = self
+            .store()
+            .turns
+            .fetch(group, (), wait)
+            .await
+            .map_err(refuse("fetch_orchestration_item"))?;
         Ok(turn.map(|t| (t.item, t.token.to_string(), t.attempt_count)))
     }
 
@@ -186,7 +194,11 @@ impl Provider for PostgresProvider {
             metadata,
             &cancelled_activities,
         );
-        self.store().ack_turns.submit(turn.map_err(refuse(OP))?).await.map_err(refuse(OP))
+        self.store()
+            .ack_turns
+            .submit(turn.map_err(refuse(OP))?)
+            .await
+            .map_err(refuse(OP))
     }
 
     async fn abandon_orchestration_item(
@@ -197,20 +209,34 @@ impl Provider for PostgresProvider {
     ) -> Result<(), ProviderError> {
         const OP: &str = "abandon_orchestration_item";
         let token = lock_token.parse().map_err(refuse::<InvalidToken>(OP))?;
-        self.store().abandon_turns.submit(AbandonedTurn { token, delay, ignore_attempt }).await.map_err(refuse(OP))
+        self.store()
+            .abandon_turns
+            .submit(AbandonedTurn {
+                token,
+                delay,
+                ignore_attempt,
+            })
+            .await
+            .map_err(refuse(OP))
     }
 
     async fn renew_orchestration_item_lock(&self, token: &str, extend_for: Duration) -> Result<(), ProviderError> {
         const OP: &str = "renew_orchestration_item_lock";
         let token = token.parse().map_err(refuse::<InvalidToken>(OP))?;
-        self.store().renew_turns.submit(RenewedTurn { token, extend_for }).await.map_err(refuse(OP))
+        self.store()
+            .renew_turns
+            .submit(RenewedTurn { token, extend_for })
+            .await
+            .map_err(refuse(OP))
     }
 
     async fn read(&self, instance: &str) -> Result<Vec<Event>, ProviderError> {
         if instance.contains('\0') {
             return Ok(Vec::new());
         }
-        op::read::read_execution(self.store(), instance, None).await.map_err(refuse("read"))
+        op::read::read_execution(self.store(), instance, None)
+            .await
+            .map_err(refuse("read"))
     }
 
     async fn read_with_execution(&self, instance: &str, execution_id: u64) -> Result<Vec<Event>, ProviderError> {
@@ -219,7 +245,9 @@ impl Provider for PostgresProvider {
             return Ok(Vec::new());
         }
         let execution_id = signed("execution id", execution_id).map_err(refuse(OP))?;
-        op::read::read_execution(self.store(), instance, Some(execution_id)).await.map_err(refuse(OP))
+        op::read::read_execution(self.store(), instance, Some(execution_id))
+            .await
+            .map_err(refuse(OP))
     }
 
     async fn append_with_execution(
@@ -246,10 +274,17 @@ impl Provider for PostgresProvider {
         session: Option<&SessionFetchConfig>,
         tag_filter: &TagFilter,
     ) -> Result<Option<(WorkItem, String, u32)>, ProviderError> {
-        let Some(group) = WorkGroup::new(lock_timeout, session, tag_filter) else { return Ok(None) };
+        let Some(group) = WorkGroup::new(lock_timeout, session, tag_filter) else {
+            return Ok(None);
+        };
         let owner = session.map(|s| s.owner_id.clone()).unwrap_or_default();
         let wait = self.store().patience(poll_timeout);
-        let work = self.store().work.fetch(group, owner, wait).await.map_err(refuse("fetch_work_item"))?;
+        let work = self
+            .store()
+            .work
+            .fetch(group, owner, wait)
+            .await
+            .map_err(refuse("fetch_work_item"))?;
         Ok(work.map(|w| (w.item, w.token.to_string(), w.attempt_count)))
     }
 
@@ -263,7 +298,11 @@ impl Provider for PostgresProvider {
     async fn renew_work_item_lock(&self, token: &str, extend_for: Duration) -> Result<(), ProviderError> {
         const OP: &str = "renew_work_item_lock";
         let token = token.parse().map_err(refuse::<InvalidToken>(OP))?;
-        self.store().renew_work.submit(RenewedWork { token, extend_for }).await.map_err(refuse(OP))
+        self.store()
+            .renew_work
+            .submit(RenewedWork { token, extend_for })
+            .await
+            .map_err(refuse(OP))
     }
 
     async fn abandon_work_item(
@@ -274,7 +313,15 @@ impl Provider for PostgresProvider {
     ) -> Result<(), ProviderError> {
         const OP: &str = "abandon_work_item";
         let token = token.parse().map_err(refuse::<InvalidToken>(OP))?;
-        self.store().abandon_work.submit(AbandonedWork { token, delay, ignore_attempt }).await.map_err(refuse(OP))
+        self.store()
+            .abandon_work
+            .submit(AbandonedWork {
+                token,
+                delay,
+                ignore_attempt,
+            })
+            .await
+            .map_err(refuse(OP))
     }
 
     async fn renew_session_lock(
@@ -289,13 +336,19 @@ impl Provider for PostgresProvider {
     }
 
     async fn cleanup_orphaned_sessions(&self, _idle_timeout: Duration) -> Result<usize, ProviderError> {
-        op::cleanup_orphaned_sessions::sweep(self.store()).await.map_err(refuse("cleanup_orphaned_sessions"))
+        op::cleanup_orphaned_sessions::sweep(self.store())
+            .await
+            .map_err(refuse("cleanup_orphaned_sessions"))
     }
 
     async fn enqueue_for_orchestrator(&self, item: WorkItem, delay: Option<Duration>) -> Result<(), ProviderError> {
         const OP: &str = "enqueue_for_orchestrator";
         let message = Message::encode(&item).map_err(refuse(OP))?;
-        self.store().enqueue_messages.submit(Enqueued { message, delay }).await.map_err(refuse(OP))
+        self.store()
+            .enqueue_messages
+            .submit(Enqueued { message, delay })
+            .await
+            .map_err(refuse(OP))
     }
 
     async fn get_custom_status(
@@ -304,26 +357,40 @@ impl Provider for PostgresProvider {
         last_seen_version: u64,
     ) -> Result<Option<(Option<String>, u64)>, ProviderError> {
         // A version that cannot be stored cannot be exceeded; an id that cannot be stored does not exist.
-        let Ok(seen) = i64::try_from(last_seen_version) else { return Ok(None) };
+        let Ok(seen) = i64::try_from(last_seen_version) else {
+            return Ok(None);
+        };
         if instance.contains('\0') {
             return Ok(None);
         }
-        let question = CustomStatusAfter { instance: instance.to_owned(), seen };
-        self.store().custom_statuses.submit(question).await.map_err(refuse("get_custom_status"))
+        let question = CustomStatusAfter {
+            instance: instance.to_owned(),
+            seen,
+        };
+        self.store()
+            .custom_statuses
+            .submit(question)
+            .await
+            .map_err(refuse("get_custom_status"))
     }
 
     async fn get_kv_value(&self, instance: &str, key: &str) -> Result<Option<String>, ProviderError> {
-        let mut values =
-            op::get_kv::get(self.store(), instance, Some(key)).await.map_err(refuse("get_kv_value"))?;
+        let mut values = op::get_kv::get(self.store(), instance, Some(key))
+            .await
+            .map_err(refuse("get_kv_value"))?;
         Ok(values.remove(key))
     }
 
     async fn get_kv_all_values(&self, instance: &str) -> Result<HashMap<String, String>, ProviderError> {
-        op::get_kv::get(self.store(), instance, None).await.map_err(refuse("get_kv_all_values"))
+        op::get_kv::get(self.store(), instance, None)
+            .await
+            .map_err(refuse("get_kv_all_values"))
     }
 
     async fn get_instance_stats(&self, instance: &str) -> Result<Option<SystemStats>, ProviderError> {
-        op::get_instance_stats::get(self.store(), instance).await.map_err(refuse("get_instance_stats"))
+        op::get_instance_stats::get(self.store(), instance)
+            .await
+            .map_err(refuse("get_instance_stats"))
     }
 
     fn as_management_capability(&self) -> Option<&dyn ProviderAdmin> {

@@ -32,7 +32,10 @@ pub(crate) fn check_name(schema: &str) -> Result<(), OpenError> {
     } else {
         return Ok(());
     };
-    Err(OpenError::new(OpenErrorKind::InvalidName, format!("schema name {schema:?} {fault}")))
+    Err(OpenError::new(
+        OpenErrorKind::InvalidName,
+        format!("schema name {schema:?} {fault}"),
+    ))
 }
 
 /// The whole SQL of an install into `schema`, for those who may not let a program run DDL: to be run once, on a
@@ -77,10 +80,19 @@ const LEDGER: &str = "CREATE TABLE IF NOT EXISTS sf_ledger (
 );";
 
 /// Tables that only the peers' schemas hold.
-const PEER_TABLES: &[&str] = &["orchestrator_queue", "worker_queue", "instance_locks", "_duroxide_migrations"];
+const PEER_TABLES: &[&str] = &[
+    "orchestrator_queue",
+    "worker_queue",
+    "instance_locks",
+    "_duroxide_migrations",
+];
 
 fn checksum(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(16).map(|b| format!("{b:02x}")).collect()
+    Sha256::digest(text.as_bytes())
+        .iter()
+        .take(16)
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
 /// What the server says of itself, checked before anything else.
@@ -94,11 +106,17 @@ pub(crate) async fn check_server(client: &Client) -> Result<(), OpenError> {
         .await
         .map_err(StoreError::from)?;
     let Some(row) = row.first() else {
-        return Err(OpenError::new(OpenErrorKind::Database, "the server did not describe itself".to_owned()));
+        return Err(OpenError::new(
+            OpenErrorKind::Database,
+            "the server did not describe itself".to_owned(),
+        ));
     };
     let (version, encoding, isolation): (i32, String, String) = (row.get(0), row.get(1), row.get(2));
     let fault = if version < 150_000 {
-        format!("PostgreSQL {} is too old: 15 is the oldest that works", version / 10_000)
+        format!(
+            "PostgreSQL {} is too old: 15 is the oldest that works",
+            version / 10_000
+        )
     } else if encoding != "UTF8" {
         format!("the database's encoding is {encoding}; UTF8 is needed")
     } else if isolation != "read committed" {
@@ -135,7 +153,10 @@ async fn ledger(client: &impl GenericClient, schema: &str) -> Result<Option<Inst
     }
     let name = quote_identifier(schema);
     let rows = client
-        .query_typed(&format!("SELECT kind, name, checksum, version FROM {name}.sf_ledger"), &[])
+        .query_typed(
+            &format!("SELECT kind, name, checksum, version FROM {name}.sf_ledger"),
+            &[],
+        )
         .await
         .map_err(StoreError::from)?;
     let mut installed = Installed::default();
@@ -160,7 +181,10 @@ async fn refuse_foreign(client: &impl GenericClient, schema: &str) -> Result<(),
             "SELECT c.relname::text FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              WHERE n.nspname = $1 AND c.relname::text = ANY ($2) AND c.relkind = 'r' ORDER BY 1",
-            &[(&schema, tokio_postgres::types::Type::TEXT), (&names, tokio_postgres::types::Type::TEXT_ARRAY)],
+            &[
+                (&schema, tokio_postgres::types::Type::TEXT),
+                (&names, tokio_postgres::types::Type::TEXT_ARRAY),
+            ],
         )
         .await
         .map_err(StoreError::from)?;
@@ -182,9 +206,15 @@ pub(crate) async fn prepare(client: &mut Client, schema: &str, migrations: Migra
         (Need::Nothing, _) => Ok(()),
         (Need::Install, Migrations::Apply) => install(client, schema).await,
         (Need::Install, Migrations::Verify) => Err(if installed.is_none() {
-            OpenError::new(OpenErrorKind::SchemaMissing, format!("schema {schema:?} is not installed"))
+            OpenError::new(
+                OpenErrorKind::SchemaMissing,
+                format!("schema {schema:?} is not installed"),
+            )
         } else {
-            OpenError::new(OpenErrorKind::SchemaOutdated, format!("schema {schema:?} is older than this program needs"))
+            OpenError::new(
+                OpenErrorKind::SchemaOutdated,
+                format!("schema {schema:?} is older than this program needs"),
+            )
         }),
     }
 }
@@ -196,7 +226,9 @@ enum Need {
 
 /// Compares the ledger with what this binary carries.
 fn judge(schema: &str, installed: Option<&Installed>) -> Result<Need, OpenError> {
-    let Some(installed) = installed else { return Ok(Need::Install) };
+    let Some(installed) = installed else {
+        return Ok(Need::Install);
+    };
     if installed.functions_version > FUNCTIONS_VERSION {
         if installed.oldest_client > FUNCTIONS_VERSION {
             return Err(OpenError::new(
@@ -222,10 +254,12 @@ fn judge(schema: &str, installed: Option<&Installed>) -> Result<Need, OpenError>
         }
     }
     let current = installed.functions_version == FUNCTIONS_VERSION
-        && FUNCTIONS
-            .iter()
-            .chain(VIEWS)
-            .all(|(file, text)| installed.functions.iter().any(|(n, s)| n == file && *s == checksum(text)));
+        && FUNCTIONS.iter().chain(VIEWS).all(|(file, text)| {
+            installed
+                .functions
+                .iter()
+                .any(|(n, s)| n == file && *s == checksum(text))
+        });
     Ok(if current { Need::Nothing } else { Need::Install })
 }
 
@@ -243,8 +277,14 @@ async fn install(client: &mut Client, schema: &str) -> Result<(), OpenError> {
     if matches!(judge(schema, installed.as_ref())?, Need::Nothing) {
         return Ok(());
     }
-    let made_schema = if installed.is_none() { create_schema(&tx, schema, &name).await? } else { false };
-    tx.batch_execute(&format!("SET LOCAL search_path TO {name}, pg_temp; {LEDGER}")).await.map_err(StoreError::from)?;
+    let made_schema = if installed.is_none() {
+        create_schema(&tx, schema, &name).await?
+    } else {
+        false
+    };
+    tx.batch_execute(&format!("SET LOCAL search_path TO {name}, pg_temp; {LEDGER}"))
+        .await
+        .map_err(StoreError::from)?;
     let installed = installed.unwrap_or_default();
     for (number, file, text) in MIGRATIONS {
         if !installed.tables.iter().any(|(n, _)| n == file) {
@@ -260,7 +300,14 @@ async fn install(client: &mut Client, schema: &str) -> Result<(), OpenError> {
         }
     }
     record(&tx, "gate", "functions", "", FUNCTIONS_VERSION).await?;
-    record(&tx, "gate", "oldest_client", "", OLDEST_CLIENT.max(installed.oldest_client)).await?;
+    record(
+        &tx,
+        "gate",
+        "oldest_client",
+        "",
+        OLDEST_CLIENT.max(installed.oldest_client),
+    )
+    .await?;
     if made_schema {
         record(&tx, "gate", "made_schema", "", 1).await?;
     }
@@ -281,7 +328,9 @@ async fn create_schema(tx: &impl GenericClient, schema: &str, name: &str) -> Res
     if !exists.is_empty() {
         return Ok(false);
     }
-    tx.batch_execute(&format!("CREATE SCHEMA {name}")).await.map_err(StoreError::from)?;
+    tx.batch_execute(&format!("CREATE SCHEMA {name}"))
+        .await
+        .map_err(StoreError::from)?;
     Ok(true)
 }
 
@@ -291,7 +340,12 @@ async fn record(tx: &impl GenericClient, kind: &str, name: &str, sum: &str, vers
         "INSERT INTO sf_ledger (kind, name, checksum, version) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (kind, name) DO UPDATE SET checksum = excluded.checksum, version = excluded.version, \
          applied_at = clock_timestamp()",
-        &[(&kind, Type::TEXT), (&name, Type::TEXT), (&sum, Type::TEXT), (&version, Type::INT8)],
+        &[
+            (&kind, Type::TEXT),
+            (&name, Type::TEXT),
+            (&sum, Type::TEXT),
+            (&version, Type::INT8),
+        ],
     )
     .await
     .map_err(StoreError::from)?;
@@ -336,7 +390,8 @@ pub(crate) async fn remove(client: &mut Client, schema: &str) -> Result<(), Stor
         )
         .await?;
     for row in functions {
-        tx.batch_execute(&format!("DROP FUNCTION {}", row.get::<_, String>(0))).await?;
+        tx.batch_execute(&format!("DROP FUNCTION {}", row.get::<_, String>(0)))
+            .await?;
     }
     if made_schema {
         let left = tx

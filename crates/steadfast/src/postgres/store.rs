@@ -72,7 +72,10 @@ impl Store {
                     connector: connector.clone(),
                     quoted_schema: pipe.quoted_schema().to_owned(),
                     fallback_poll_interval: long_poll.fallback_poll_interval,
-                    ear: Box::new(Lanes { turns: Arc::downgrade(&turns), work: Arc::downgrade(&work) }),
+                    ear: Box::new(Lanes {
+                        turns: Arc::downgrade(&turns),
+                        work: Arc::downgrade(&work),
+                    }),
                     faults: pipe.faults().clone(),
                     stop: stop.clone(),
                     possible: long_poll.listen && !pipe.settings().transaction_pooler,
@@ -240,7 +243,10 @@ pub(crate) struct Sessions {
 
 impl Default for Sessions {
     fn default() -> Self {
-        Self { held: Mutex::new(HashMap::new()), unswept: AtomicBool::new(true) }
+        Self {
+            held: Mutex::new(HashMap::new()),
+            unswept: AtomicBool::new(true),
+        }
     }
 }
 
@@ -267,7 +273,11 @@ impl Sessions {
         let now = Instant::now();
         let mut held = self.lock();
         held.retain(|_, until| *until > now);
-        if held.is_empty() { self.unswept.swap(false, Ordering::Relaxed) } else { true }
+        if held.is_empty() {
+            self.unswept.swap(false, Ordering::Relaxed)
+        } else {
+            true
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
@@ -280,7 +290,8 @@ pub(crate) fn column<'a, T: tokio_postgres::types::FromSql<'a>>(
     row: &'a tokio_postgres::Row,
     name: &str,
 ) -> Result<T, StoreError> {
-    row.try_get(name).map_err(|e| StoreError::Decode(format!("column {name}: {e}")))
+    row.try_get(name)
+        .map_err(|e| StoreError::Decode(format!("column {name}: {e}")))
 }
 
 /// Milliseconds for SQL, where an interval of more than 10,000 years cannot be.

@@ -3,7 +3,11 @@
 use super::*;
 use proptest::prelude::*;
 
-const NOTHING: Found = Found { items: 0, busy: false, next_due: None };
+const NOTHING: Found = Found {
+    items: 0,
+    busy: false,
+    next_due: None,
+};
 
 fn found(items: usize) -> Found {
     Found { items, ..NOTHING }
@@ -84,7 +88,14 @@ fn due_times_of_any_horizon_wake_on_time_and_not_before() {
     let mut wake = Wake::new(8);
     wake.register("g", false);
     let look = wake.looks(now).remove(0);
-    wake.looked(now, &look, Found { next_due: Some(year), ..NOTHING });
+    wake.looked(
+        now,
+        &look,
+        Found {
+            next_due: Some(year),
+            ..NOTHING
+        },
+    );
     assert_eq!(wake.next_look(), now.checked_add(year));
     wake.due_in(now, Duration::MAX);
     wake.due_in(now, Duration::from_millis(5));
@@ -172,20 +183,30 @@ struct Queue {
 impl Queue {
     fn start(&mut self, wake: &mut Wake<u8>, now: Instant) {
         for look in wake.looks(now) {
-            assert!(!self.under_way.iter().any(|(l, ..)| l.group == look.group), "one look per group at a time");
+            assert!(
+                !self.under_way.iter().any(|(l, ..)| l.group == look.group),
+                "one look per group at a time"
+            );
             let mut taken = 0;
             self.items.retain(|(group, due)| {
                 let mine = *group == look.group && *due <= now && taken < look.waiters.len();
                 taken += usize::from(mine);
                 !mine
             });
-            let next = self.items.iter().filter(|(g, d)| *g == look.group && *d > now).map(|(_, d)| *d - now).min();
+            let next = self
+                .items
+                .iter()
+                .filter(|(g, d)| *g == look.group && *d > now)
+                .map(|(_, d)| *d - now)
+                .min();
             self.under_way.push_back((look, taken, next));
         }
     }
 
     fn finish(&mut self, wake: &mut Wake<u8>, now: Instant, fail: bool) {
-        let Some((look, taken, next_due)) = self.under_way.pop_front() else { return };
+        let Some((look, taken, next_due)) = self.under_way.pop_front() else {
+            return;
+        };
         if fail && taken == 0 {
             wake.failed(now, &look);
             return;
@@ -202,7 +223,15 @@ impl Queue {
         for _ in given..taken {
             self.items.push((look.group, now));
         }
-        wake.looked(now, &look, Found { items: taken, busy: false, next_due });
+        wake.looked(
+            now,
+            &look,
+            Found {
+                items: taken,
+                busy: false,
+                next_due,
+            },
+        );
         if given < taken {
             wake.signal();
         }

@@ -24,7 +24,11 @@ pub(crate) struct AbandonedTurn {
 impl Batch for AbandonTurns {
     type Call = AbandonedTurn;
     type Answer = ();
-    const LIMITS: Limits = Limits { max_calls: 256, max_bytes: usize::MAX, max_in_flight: 1 };
+    const LIMITS: Limits = Limits {
+        max_calls: 256,
+        max_bytes: usize::MAX,
+        max_in_flight: 1,
+    };
 
     fn bytes(_: &AbandonedTurn) -> usize {
         0

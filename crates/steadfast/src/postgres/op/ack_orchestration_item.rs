@@ -10,7 +10,9 @@ use duroxide::providers::{ExecutionMetadata, ScheduledActivityIdentifier, WorkIt
 use duroxide::{Event, EventKind};
 
 use crate::batch::Limits;
-use crate::item::{Activity, ItemError, Message, check_instance_id, event_kind, index_key, pack_version, signed, to_payload};
+use crate::item::{
+    Activity, ItemError, Message, check_instance_id, event_kind, index_key, pack_version, signed, to_payload,
+};
 use crate::postgres::error::StoreError;
 use crate::postgres::lane::{Batch, Coded, Entry, Terms, settle};
 use crate::postgres::params::Params;
@@ -60,7 +62,11 @@ impl AckTurn {
             if !seen.insert(event.event_id) {
                 return Err(ItemError::DuplicateEvent(event.event_id));
             }
-            event_rows.push((signed("event id", event.event_id)?, event_kind(&event.kind), to_payload(event)?));
+            event_rows.push((
+                signed("event id", event.event_id)?,
+                event_kind(&event.kind),
+                to_payload(event)?,
+            ));
         }
         if let Some(parent) = &metadata.parent_instance_id {
             check_instance_id(parent)?;
@@ -88,7 +94,10 @@ impl AckTurn {
                 activities.push(activity);
             }
         }
-        let messages = orchestrator_items.iter().map(Message::encode).collect::<Result<Vec<_>, _>>()?;
+        let messages = orchestrator_items
+            .iter()
+            .map(Message::encode)
+            .collect::<Result<Vec<_>, _>>()?;
         let (kv_clear, kv) = kv_changes(&events)?;
         let bytes = event_rows.iter().map(|e| e.2.len()).sum::<usize>()
             + activities.iter().map(|a| a.payload.len()).sum::<usize>()
@@ -120,12 +129,30 @@ fn kv_changes(events: &[Event]) -> Result<(bool, Vec<KvChange>), ItemError> {
     let mut changes: HashMap<&str, KvChange> = HashMap::new();
     for event in events {
         match &event.kind {
-            EventKind::KeyValueSet { key, value, last_updated_at_ms } => {
+            EventKind::KeyValueSet {
+                key,
+                value,
+                last_updated_at_ms,
+            } => {
                 let at_ms = Some(signed("timestamp", *last_updated_at_ms)?);
-                changes.insert(key, KvChange { key: key.clone(), value: Some(value.clone()), at_ms });
+                changes.insert(
+                    key,
+                    KvChange {
+                        key: key.clone(),
+                        value: Some(value.clone()),
+                        at_ms,
+                    },
+                );
             }
             EventKind::KeyValueCleared { key } => {
-                changes.insert(key, KvChange { key: key.clone(), value: None, at_ms: None });
+                changes.insert(
+                    key,
+                    KvChange {
+                        key: key.clone(),
+                        value: None,
+                        at_ms: None,
+                    },
+                );
             }
             EventKind::KeyValuesCleared => {
                 clear = true;
@@ -140,7 +167,11 @@ fn kv_changes(events: &[Event]) -> Result<(bool, Vec<KvChange>), ItemError> {
 impl Batch for AckTurns {
     type Call = AckTurn;
     type Answer = ();
-    const LIMITS: Limits = Limits { max_calls: 128, max_bytes: 8 << 20, max_in_flight: 1 };
+    const LIMITS: Limits = Limits {
+        max_calls: 128,
+        max_bytes: 8 << 20,
+        max_in_flight: 1,
+    };
 
     fn bytes(call: &AckTurn) -> usize {
         call.bytes
@@ -203,7 +234,10 @@ impl Coded for AckTurns {
 /// How long until an epoch time by this machine's clock. Only a hint: the database's clock decides, and tells the
 /// exact delay with the next look.
 pub(crate) fn until_epoch_ms(at_ms: i64) -> Duration {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_millis();
+    let now = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis();
     Duration::from_millis(u64::try_from(i128::from(at_ms) - now as i128).unwrap_or(0))
 }
 
@@ -214,7 +248,11 @@ fn op_of(n: usize) -> i32 {
 
 /// Pairs the rows of every turn with the turn's number.
 fn numbered<'a, T>(calls: &'a [&AckTurn], rows: impl Fn(&'a AckTurn) -> &'a [T]) -> Vec<(i32, &'a T)> {
-    calls.iter().enumerate().flat_map(|(n, c)| rows(c).iter().map(move |row| (op_of(n), row))).collect()
+    calls
+        .iter()
+        .enumerate()
+        .flat_map(|(n, c)| rows(c).iter().map(move |row| (op_of(n), row)))
+        .collect()
 }
 
 fn turn_params(params: Params, calls: &[&AckTurn]) -> Params {
@@ -229,7 +267,12 @@ fn turn_params(params: Params, calls: &[&AckTurn]) -> Params {
         .texts_opt(calls.iter().map(|c| c.metadata.parent_instance_id.clone()).collect())
         .texts_opt(calls.iter().map(|c| c.metadata.status.clone()).collect())
         .byteas_opt(calls.iter().map(|c| bytes(&c.metadata.output)).collect())
-        .bigs_opt(calls.iter().map(|c| c.metadata.pinned_duroxide_version.as_ref().map(pack_version)).collect())
+        .bigs_opt(
+            calls
+                .iter()
+                .map(|c| c.metadata.pinned_duroxide_version.as_ref().map(pack_version))
+                .collect(),
+        )
         .smalls(calls.iter().map(|c| i16::from(c.custom_status.is_some())).collect())
         .byteas_opt(calls.iter().map(|c| c.custom_status.as_ref().and_then(bytes)).collect())
         .flags(calls.iter().map(|c| c.kv_clear).collect())
@@ -289,7 +332,11 @@ fn kv_params(params: Params, calls: &[&AckTurn]) -> Params {
         .ints(rows.iter().map(|r| r.0).collect())
         .byteas(rows.iter().map(|r| index_key(r.1.key.as_bytes())).collect())
         .byteas(rows.iter().map(|r| r.1.key.as_bytes().to_vec()).collect())
-        .byteas_opt(rows.iter().map(|r| r.1.value.as_ref().map(|v| v.as_bytes().to_vec())).collect())
+        .byteas_opt(
+            rows.iter()
+                .map(|r| r.1.value.as_ref().map(|v| v.as_bytes().to_vec()))
+                .collect(),
+        )
         .bigs_opt(rows.iter().map(|r| r.1.at_ms).collect())
 }
 

@@ -39,7 +39,11 @@ impl AckedWork {
 impl Batch for AckWork {
     type Call = AckedWork;
     type Answer = ();
-    const LIMITS: Limits = Limits { max_calls: 256, max_bytes: 8 << 20, max_in_flight: 1 };
+    const LIMITS: Limits = Limits {
+        max_calls: 256,
+        max_bytes: 8 << 20,
+        max_in_flight: 1,
+    };
 
     fn bytes(call: &AckedWork) -> usize {
         call.completion.as_ref().map_or(0, |m| m.payload.len())
@@ -64,7 +68,12 @@ impl Coded for AckWork {
             .bigs(calls.iter().map(|c| c.token.work_id).collect())
             .bigs(calls.iter().map(|c| c.token.claim).collect())
             .texts_opt(calls.iter().map(|c| completion(c).map(|m| m.instance)).collect())
-            .smalls(calls.iter().map(|c| completion(c).map_or(0, |m| m.kind as i16)).collect())
+            .smalls(
+                calls
+                    .iter()
+                    .map(|c| completion(c).map_or(0, |m| m.kind as i16))
+                    .collect(),
+            )
             .byteas_opt(calls.iter().map(|c| completion(c).map(|m| m.payload)).collect())
     }
 
@@ -73,8 +82,10 @@ impl Coded for AckWork {
     }
 
     fn committed(store: &Arc<Store>, calls: &[&AckedWork]) {
-        let messaged: HashSet<&str> =
-            calls.iter().filter_map(|c| c.completion.as_ref().map(|m| m.instance.as_str())).collect();
+        let messaged: HashSet<&str> = calls
+            .iter()
+            .filter_map(|c| c.completion.as_ref().map(|m| m.instance.as_str()))
+            .collect();
         store.turns_available(messaged.len());
     }
 }

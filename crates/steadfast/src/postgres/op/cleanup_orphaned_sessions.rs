@@ -16,7 +16,12 @@ pub(crate) async fn sweep(store: &Arc<Store>) -> Result<usize, StoreError> {
     if !store.sessions.should_sweep() {
         return Ok(0);
     }
-    let rows = store.pipe.call_patiently("sf_cleanup_orphaned_sessions", &Params::new().int(MAX_SESSIONS)).await?;
-    let swept: i64 = rows.first().map_or(Ok(0), |row| column(row, "sf_cleanup_orphaned_sessions"))?;
+    let rows = store
+        .pipe
+        .call_patiently("sf_cleanup_orphaned_sessions", &Params::new().int(MAX_SESSIONS))
+        .await?;
+    let swept: i64 = rows
+        .first()
+        .map_or(Ok(0), |row| column(row, "sf_cleanup_orphaned_sessions"))?;
     Ok(usize::try_from(swept).unwrap_or(0))
 }

@@ -82,7 +82,10 @@ pub(crate) async fn delete_bulk(
         // Ended when it was listed, and not started again since: it may have been deleted and re-created.
         let tree = list_children::list(store, &root, true).await?;
         let running = list_executions::list(store, &root, None, false).await?;
-        if running.last().is_none_or(|e| e.status == "Running" || e.status == "ContinuedAsNew") {
+        if running
+            .last()
+            .is_none_or(|e| e.status == "Running" || e.status == "ContinuedAsNew")
+        {
             continue;
         }
         let one = delete(store, &tree, true).await?;

@@ -25,7 +25,11 @@ pub(crate) struct Enqueued {
 impl Batch for EnqueueMessages {
     type Call = Enqueued;
     type Answer = ();
-    const LIMITS: Limits = Limits { max_calls: 256, max_bytes: 8 << 20, max_in_flight: 1 };
+    const LIMITS: Limits = Limits {
+        max_calls: 256,
+        max_bytes: 8 << 20,
+        max_in_flight: 1,
+    };
 
     fn bytes(call: &Enqueued) -> usize {
         call.message.payload.len()
@@ -47,7 +51,12 @@ impl Coded for EnqueueMessages {
             .flag(terms.sweep)
             .texts(calls.iter().map(|c| c.message.instance.clone()).collect())
             .bigs_opt(calls.iter().map(|c| c.delay.map(millis)).collect())
-            .bigs_opt(calls.iter().map(|c| c.message.due_ms.map(|at| faults.skewed_ms(at))).collect())
+            .bigs_opt(
+                calls
+                    .iter()
+                    .map(|c| c.message.due_ms.map(|at| faults.skewed_ms(at)))
+                    .collect(),
+            )
             .smalls(calls.iter().map(|c| c.message.kind as i16).collect())
             .byteas(calls.iter().map(|c| c.message.payload.clone()).collect())
     }

@@ -17,7 +17,11 @@ pub(crate) struct EnqueueWork;
 impl Batch for EnqueueWork {
     type Call = Activity;
     type Answer = ();
-    const LIMITS: Limits = Limits { max_calls: 256, max_bytes: 8 << 20, max_in_flight: 1 };
+    const LIMITS: Limits = Limits {
+        max_calls: 256,
+        max_bytes: 8 << 20,
+        max_in_flight: 1,
+    };
 
     fn bytes(call: &Activity) -> usize {
         call.payload.len()

@@ -46,7 +46,10 @@ impl TurnGroup {
                 Some((pack_version(&range.min), pack_version(&range.max)))
             }
         };
-        Some(Self { lease_ms: millis(lease), versions })
+        Some(Self {
+            lease_ms: millis(lease),
+            versions,
+        })
     }
 }
 
@@ -85,7 +88,11 @@ impl Claimer for TurnClaimer {
     async fn give_back(&self, items: Vec<ClaimedTurn>) {
         let Some(store) = self.0.upgrade() else { return };
         let calls = items.into_iter().map(|turn| {
-            store.abandon_turns.submit(AbandonedTurn { token: turn.token, delay: None, ignore_attempt: true })
+            store.abandon_turns.submit(AbandonedTurn {
+                token: turn.token,
+                delay: None,
+                ignore_attempt: true,
+            })
         });
         for result in futures_util::future::join_all(calls).await {
             if let Err(error) = result {
@@ -117,20 +124,27 @@ async fn decode(
     claim: i64,
     rows: Vec<Row>,
 ) -> Result<Claimed<ClaimedTurn>, StoreError> {
-    let mut claimed = Claimed { items: Vec::with_capacity(rows.len()), busy: false, skipped: false, next_due: None };
+    let mut claimed = Claimed {
+        items: Vec::with_capacity(rows.len()),
+        busy: false,
+        skipped: false,
+        next_due: None,
+    };
     for row in &rows {
         claimed.busy |= column::<Option<bool>>(row, "busy")?.unwrap_or(false);
         claimed.skipped |= column::<Option<bool>>(row, "skipped")?.unwrap_or(false);
         let next_due: Option<i64> = column(row, "next_due_ms")?;
-        claimed.next_due = next_due.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())).or(claimed.next_due);
+        claimed.next_due = next_due
+            .map(|ms| Duration::from_millis(ms.max(0).unsigned_abs()))
+            .or(claimed.next_due);
         let dropped: Option<i64> = column(row, "dropped")?;
         if dropped.is_some_and(|n| n > 0) {
             tracing::warn!(target: "steadfast", dropped, "dropped queue messages of orchestrations that nobody started");
         }
-        if column::<Option<i64>>(row, "instance_key")?.is_some() {
-            if let Some(turn) = decode_turn(store, group, claim, row).await? {
-                claimed.items.push((None, turn));
-            }
+        if column::<Option<i64>>(row, "instance_key")?.is_some()
+            && let Some(turn) = decode_turn(store, group, claim, row).await?
+        {
+            claimed.items.push((None, turn));
         }
     }
     metrics::counter!("steadfast_claimed_items_total", "queue" => Queue::Turns.name())
@@ -210,8 +224,12 @@ fn name_from(events: &[Event], messages: &[WorkItem]) -> (String, Option<String>
     });
     let start = || {
         messages.iter().find_map(|m| match m {
-            WorkItem::StartOrchestration { orchestration, version, .. }
-            | WorkItem::ContinueAsNew { orchestration, version, .. } => Some((orchestration.clone(), version.clone())),
+            WorkItem::StartOrchestration {
+                orchestration, version, ..
+            }
+            | WorkItem::ContinueAsNew {
+                orchestration, version, ..
+            } => Some((orchestration.clone(), version.clone())),
             _ => None,
         })
     };
@@ -223,11 +241,21 @@ fn kv_snapshot(row: &Row) -> Result<HashMap<String, KvEntry>, StoreError> {
     let values: Option<Vec<Vec<u8>>> = column(row, "kv_values")?;
     let times: Option<Vec<Option<i64>>> = column(row, "kv_at_ms")?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    let pairs = keys.unwrap_or_default().into_iter().zip(values.unwrap_or_default()).zip(times.unwrap_or_default());
+    let pairs = keys
+        .unwrap_or_default()
+        .into_iter()
+        .zip(values.unwrap_or_default())
+        .zip(times.unwrap_or_default());
     Ok(pairs
         .map(|((key, value), at_ms)| {
             let last_updated_at_ms = at_ms.unwrap_or(0).max(0).unsigned_abs();
-            (text(key), KvEntry { value: text(value), last_updated_at_ms })
+            (
+                text(key),
+                KvEntry {
+                    value: text(value),
+                    last_updated_at_ms,
+                },
+            )
         })
         .collect())
 }
@@ -253,8 +281,9 @@ async fn history(store: &Arc<Store>, header: &Header, row: &Row) -> Result<Vec<E
             .map_err(|e| e.to_string());
     }
     metrics::counter!("steadfast_history_cache_total", "outcome" => "miss").increment(1);
-    let payloads: Vec<Vec<u8>> =
-        column::<Option<Vec<Vec<u8>>>>(row, "events").map_err(|e| e.to_string())?.unwrap_or_default();
+    let payloads: Vec<Vec<u8>> = column::<Option<Vec<Vec<u8>>>>(row, "events")
+        .map_err(|e| e.to_string())?
+        .unwrap_or_default();
     let events = decode_history(&payloads)?;
     let bytes = payloads.iter().map(Vec::len).sum();
     let shared = Arc::new(events);

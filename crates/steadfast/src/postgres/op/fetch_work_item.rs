@@ -40,7 +40,11 @@ impl WorkGroup {
             return None;
         }
         let session_lease_ms = session.map(|s| millis(s.lock_timeout));
-        Some(Self { lease_ms: millis(lease), tags, session_lease_ms })
+        Some(Self {
+            lease_ms: millis(lease),
+            tags,
+            session_lease_ms,
+        })
     }
 }
 
@@ -78,7 +82,11 @@ impl Claimer for WorkClaimer {
     async fn give_back(&self, items: Vec<ClaimedWork>) {
         let Some(store) = self.0.upgrade() else { return };
         let calls = items.into_iter().map(|work| {
-            store.abandon_work.submit(AbandonedWork { token: work.token, delay: None, ignore_attempt: true })
+            store.abandon_work.submit(AbandonedWork {
+                token: work.token,
+                delay: None,
+                ignore_attempt: true,
+            })
         });
         for result in futures_util::future::join_all(calls).await {
             if let Err(error) = result {
@@ -96,7 +104,11 @@ fn params(group: &WorkGroup, seats: &[String], batch_id: Uuid, claim: i64, retry
         .int(i32::try_from(seats.len()).unwrap_or(i32::MAX))
         .big(group.lease_ms)
         .maybe_byteas(group.tags.clone())
-        .maybe_byteas(group.session_lease_ms.map(|_| seats.iter().map(|s| s.as_bytes().to_vec()).collect()))
+        .maybe_byteas(
+            group
+                .session_lease_ms
+                .map(|_| seats.iter().map(|s| s.as_bytes().to_vec()).collect()),
+        )
         .big(group.session_lease_ms.unwrap_or(0))
 }
 
@@ -107,7 +119,12 @@ async fn decode(
     claim: i64,
     rows: &[Row],
 ) -> Result<Claimed<ClaimedWork>, StoreError> {
-    let mut claimed = Claimed { items: Vec::with_capacity(rows.len()), busy: false, skipped: false, next_due: None };
+    let mut claimed = Claimed {
+        items: Vec::with_capacity(rows.len()),
+        busy: false,
+        skipped: false,
+        next_due: None,
+    };
     // Seats of one owner are served in order.
     let mut places: HashMap<&[u8], Vec<usize>> = HashMap::new();
     for (n, owner) in seats.iter().enumerate().rev() {
@@ -116,17 +133,25 @@ async fn decode(
     for row in rows {
         claimed.busy |= column::<Option<bool>>(row, "busy")?.unwrap_or(false);
         let next_due: Option<i64> = column(row, "next_due_ms")?;
-        claimed.next_due = next_due.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())).or(claimed.next_due);
+        claimed.next_due = next_due
+            .map(|ms| Duration::from_millis(ms.max(0).unsigned_abs()))
+            .or(claimed.next_due);
         if column::<Option<i64>>(row, "instance_key")?.is_none() {
             continue;
         }
-        let Some(work) = decode_work(store, group, claim, row).await? else { continue };
+        let Some(work) = decode_work(store, group, claim, row).await? else {
+            continue;
+        };
         let owner: Option<Vec<u8>> = column(row, "owner")?;
-        let seat = owner.as_ref().and_then(|o| places.get_mut(o.as_slice()).and_then(Vec::pop));
-        if column::<Option<bool>>(row, "in_session")?.unwrap_or(false) {
-            if let (Some(n), Some(lease_ms)) = (seat, group.session_lease_ms) {
-                store.sessions.took(&seats[n], Duration::from_millis(lease_ms.unsigned_abs()));
-            }
+        let seat = owner
+            .as_ref()
+            .and_then(|o| places.get_mut(o.as_slice()).and_then(Vec::pop));
+        if column::<Option<bool>>(row, "in_session")?.unwrap_or(false)
+            && let (Some(n), Some(lease_ms)) = (seat, group.session_lease_ms)
+        {
+            store
+                .sessions
+                .took(&seats[n], Duration::from_millis(lease_ms.unsigned_abs()));
         }
         claimed.items.push((seat, work));
     }
@@ -151,9 +176,11 @@ async fn decode_work(
     let payload: &[u8] = column(row, "payload")?;
     match serde_json::from_slice::<WorkItem>(payload) {
         // The runtime panics on anything else in this queue.
-        Ok(item @ WorkItem::ActivityExecute { .. }) => {
-            Ok(Some(ClaimedWork { item, token, attempt_count: u32::try_from(attempt_count).unwrap_or(u32::MAX) }))
-        }
+        Ok(item @ WorkItem::ActivityExecute { .. }) => Ok(Some(ClaimedWork {
+            item,
+            token,
+            attempt_count: u32::try_from(attempt_count).unwrap_or(u32::MAX),
+        })),
         Ok(_) => quarantine(store, &token, row, "not an activity".to_owned()).await,
         Err(error) => quarantine(store, &token, row, error.to_string()).await,
     }

@@ -21,7 +21,11 @@ pub(crate) struct CustomStatusAfter {
 impl Batch for CustomStatuses {
     type Call = CustomStatusAfter;
     type Answer = Option<(Option<String>, u64)>;
-    const LIMITS: Limits = Limits { max_calls: 128, max_bytes: usize::MAX, max_in_flight: 2 };
+    const LIMITS: Limits = Limits {
+        max_calls: 128,
+        max_bytes: usize::MAX,
+        max_in_flight: 2,
+    };
 
     fn bytes(_: &CustomStatusAfter) -> usize {
         0
@@ -47,7 +51,10 @@ impl Batch for CustomStatuses {
                 row.map(|row| {
                     let status: Option<Vec<u8>> = column(row, "custom_status")?;
                     let version: i64 = column(row, "custom_status_version")?;
-                    Ok((status.map(|s| String::from_utf8_lossy(&s).into_owned()), version.unsigned_abs()))
+                    Ok((
+                        status.map(|s| String::from_utf8_lossy(&s).into_owned()),
+                        version.unsigned_abs(),
+                    ))
                 })
                 .transpose(),
             );

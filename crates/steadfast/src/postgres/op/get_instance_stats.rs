@@ -15,14 +15,22 @@ pub(crate) async fn get(store: &Arc<Store>, instance: &str) -> Result<Option<Sys
     if instance.contains('\0') {
         return Ok(None);
     }
-    let rows = store.pipe.call_patiently("sf_get_instance_stats", &Params::new().text(instance.to_owned())).await?;
+    let rows = store
+        .pipe
+        .call_patiently("sf_get_instance_stats", &Params::new().text(instance.to_owned()))
+        .await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let count = |name| column::<i64>(row, name).map(i64::unsigned_abs);
     let first: Option<Vec<u8>> = column(row, "first_event")?;
     let carried = match first.map(|bytes| serde_json::from_slice::<Event>(&bytes)) {
-        Some(Ok(Event { kind: EventKind::OrchestrationStarted { carry_forward_events: Some(events), .. }, .. })) => {
-            events.len() as u64
-        }
+        Some(Ok(Event {
+            kind:
+                EventKind::OrchestrationStarted {
+                    carry_forward_events: Some(events),
+                    ..
+                },
+            ..
+        })) => events.len() as u64,
         Some(Err(error)) => return Err(StoreError::Decode(format!("first event of {instance}: {error}"))),
         _ => 0,
     };

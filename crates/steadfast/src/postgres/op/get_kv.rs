@@ -19,8 +19,12 @@ pub(crate) async fn get(
     if instance.contains('\0') {
         return Ok(HashMap::new());
     }
-    let params = Params::new().text(instance.to_owned()).bytes_opt(key.map(|k| index_key(k.as_bytes())));
+    let params = Params::new()
+        .text(instance.to_owned())
+        .bytes_opt(key.map(|k| index_key(k.as_bytes())));
     let rows = store.pipe.call_patiently("sf_get_kv", &params).await?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    rows.iter().map(|row| Ok((text(column(row, "key")?), text(column(row, "value")?)))).collect()
+    rows.iter()
+        .map(|row| Ok((text(column(row, "key")?), text(column(row, "value")?))))
+        .collect()
 }

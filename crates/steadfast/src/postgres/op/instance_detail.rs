@@ -15,11 +15,12 @@ pub(crate) async fn get(store: &Arc<Store>, instance: &str) -> Result<Option<Ins
     if instance.contains('\0') {
         return Ok(None);
     }
-    let rows = store.pipe.call_patiently("sf_instance_detail", &Params::new().text(instance.to_owned())).await?;
+    let rows = store
+        .pipe
+        .call_patiently("sf_instance_detail", &Params::new().text(instance.to_owned()))
+        .await?;
     let Some(row) = rows.first() else { return Ok(None) };
-    let text = |name| {
-        column::<Option<Vec<u8>>>(row, name).map(|b| b.map(|b| String::from_utf8_lossy(&b).into_owned()))
-    };
+    let text = |name| column::<Option<Vec<u8>>>(row, name).map(|b| b.map(|b| String::from_utf8_lossy(&b).into_owned()));
     let number = |name| column::<i64>(row, name).map(i64::unsigned_abs);
     Ok(Some(InstanceDetail {
         summary: InstanceSummary {

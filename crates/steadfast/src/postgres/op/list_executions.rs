@@ -22,7 +22,10 @@ pub(crate) async fn list(
         return Ok(Vec::new());
     }
     let execution_id = execution_id.map(|id| signed("execution id", id)).transpose()?;
-    let params = Params::new().text(instance.to_owned()).big_opt(execution_id).flag(count);
+    let params = Params::new()
+        .text(instance.to_owned())
+        .big_opt(execution_id)
+        .flag(count);
     let rows = store.pipe.call_patiently("sf_list_executions", &params).await?;
     rows.iter()
         .map(|row| {

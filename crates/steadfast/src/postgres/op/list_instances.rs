@@ -45,7 +45,11 @@ pub(crate) async fn page(store: &Arc<Store>, query: &InstanceQuery) -> Result<Ve
 pub(crate) async fn all_ids(store: &Arc<Store>, status: Option<&str>) -> Result<Vec<String>, StoreError> {
     const PAGE: u32 = 10_000;
     let mut ids = Vec::new();
-    let mut query = InstanceQuery { status: status.map(str::to_owned), limit: PAGE, ..InstanceQuery::default() };
+    let mut query = InstanceQuery {
+        status: status.map(str::to_owned),
+        limit: PAGE,
+        ..InstanceQuery::default()
+    };
     loop {
         let page = page(store, &query).await?;
         let last = page.last().map(|s| s.key);

@@ -42,7 +42,10 @@ pub(crate) async fn prune_bulk(
         .big_opt(filter.completed_before.map(epoch_ms))
         .big(i64::from(filter.limit.unwrap_or(DEFAULT_LIMIT)));
     let rows = store.pipe.call_patiently("sf_prunable_instances", &params).await?;
-    let ids = rows.iter().map(|row| column(row, "instance_id")).collect::<Result<Vec<String>, _>>()?;
+    let ids = rows
+        .iter()
+        .map(|row| column(row, "instance_id"))
+        .collect::<Result<Vec<String>, _>>()?;
     let mut total = PruneResult::default();
     for chunk in ids.chunks(CHUNK) {
         let one = prune_all(store, chunk.to_vec(), options).await?;

@@ -31,7 +31,11 @@ impl Batch for Reads {
     type Call = Read;
     type Answer = Vec<Event>;
     // Histories are large: few at a time, and two batches, so that a long one does not hold up the others.
-    const LIMITS: Limits = Limits { max_calls: 64, max_bytes: usize::MAX, max_in_flight: 2 };
+    const LIMITS: Limits = Limits {
+        max_calls: 64,
+        max_bytes: usize::MAX,
+        max_in_flight: 2,
+    };
 
     fn bytes(_: &Read) -> usize {
         0
@@ -94,7 +98,14 @@ fn decode(
     if partial && !fresh.is_empty() {
         store.cache().extend_seen(key, execution_id, revision, &fresh, bytes);
     } else if !partial && call.execution_id.is_none() {
-        store.cache().put_named(&call.instance, key, execution_id, revision, Arc::new(fresh.clone()), bytes);
+        store.cache().put_named(
+            &call.instance,
+            key,
+            execution_id,
+            revision,
+            Arc::new(fresh.clone()),
+            bytes,
+        );
     }
     events.extend(fresh);
     Ok(events)
@@ -106,5 +117,11 @@ pub(crate) async fn read_execution(
     instance: &str,
     execution_id: Option<i64>,
 ) -> Result<Vec<Event>, StoreError> {
-    store.reads.submit(Read { instance: instance.to_owned(), execution_id }).await
+    store
+        .reads
+        .submit(Read {
+            instance: instance.to_owned(),
+            execution_id,
+        })
+        .await
 }

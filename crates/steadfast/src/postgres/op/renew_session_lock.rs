@@ -24,7 +24,10 @@ pub(crate) async fn renew(
         .byteas(holders.iter().map(|o| o.as_bytes().to_vec()).collect())
         .big(millis(extend_for))
         .big(millis(idle_timeout));
-    let rows = store.pipe.call_until("sf_renew_session_lock", &params, store.give_up_with_lease(extend_for)).await?;
+    let rows = store
+        .pipe
+        .call_until("sf_renew_session_lock", &params, store.give_up_with_lease(extend_for))
+        .await?;
     let renewed: i64 = rows.first().map_or(Ok(0), |row| column(row, "sf_renew_session_lock"))?;
     if renewed > 0 {
         for owner in holders {

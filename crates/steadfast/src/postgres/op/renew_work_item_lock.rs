@@ -23,7 +23,11 @@ pub(crate) struct RenewedWork {
 impl Batch for RenewWork {
     type Call = RenewedWork;
     type Answer = ();
-    const LIMITS: Limits = Limits { max_calls: 256, max_bytes: usize::MAX, max_in_flight: 2 };
+    const LIMITS: Limits = Limits {
+        max_calls: 256,
+        max_bytes: usize::MAX,
+        max_in_flight: 2,
+    };
 
     fn bytes(_: &RenewedWork) -> usize {
         0

@@ -76,12 +76,18 @@ pub(super) const VIEWS: &[(&str, &str)] = files!("views":
 /// Names of our tables and views.
 pub(super) fn relations() -> Vec<String> {
     let created = |text: &'static str, what: &'static str| {
-        text.lines().filter_map(move |l| l.strip_prefix(what)).filter_map(|l| l.split([' ', '(']).next())
+        text.lines()
+            .filter_map(move |l| l.strip_prefix(what))
+            .filter_map(|l| l.split([' ', '(']).next())
     };
     MIGRATIONS
         .iter()
         .flat_map(|(_, _, text)| created(text, "CREATE TABLE "))
-        .chain(VIEWS.iter().flat_map(|(_, text)| created(text, "CREATE OR REPLACE VIEW ")))
+        .chain(
+            VIEWS
+                .iter()
+                .flat_map(|(_, text)| created(text, "CREATE OR REPLACE VIEW ")),
+        )
         .chain(["sf_ledger"])
         .map(str::to_owned)
         .collect()
@@ -107,13 +113,25 @@ mod tests {
             stems.sort();
             stems
         };
-        assert_eq!(stems("functions"), FUNCTIONS.iter().map(|(n, _)| *n).collect::<Vec<_>>());
+        assert_eq!(
+            stems("functions"),
+            FUNCTIONS.iter().map(|(n, _)| *n).collect::<Vec<_>>()
+        );
         assert_eq!(stems("views"), VIEWS.iter().map(|(n, _)| *n).collect::<Vec<_>>());
-        assert_eq!(stems("tables"), MIGRATIONS.iter().map(|(_, n, _)| *n).collect::<Vec<_>>());
+        assert_eq!(
+            stems("tables"),
+            MIGRATIONS.iter().map(|(_, n, _)| *n).collect::<Vec<_>>()
+        );
         for (stem, text) in FUNCTIONS {
             assert!(text.starts_with(&format!("-- sf_{stem}: ")), "{stem}: header");
-            assert!(text.contains(&format!("CREATE OR REPLACE FUNCTION sf_{stem}(")), "{stem}: definition");
-            assert!(text.contains("\n-- Called by: ") && text.contains("\n-- Locks: "), "{stem}: header fields");
+            assert!(
+                text.contains(&format!("CREATE OR REPLACE FUNCTION sf_{stem}(")),
+                "{stem}: definition"
+            );
+            assert!(
+                text.contains("\n-- Called by: ") && text.contains("\n-- Locks: "),
+                "{stem}: header fields"
+            );
         }
         assert!(relations().contains(&"sf_turn".to_owned()) && relations().contains(&"sf_history".to_owned()));
     }
