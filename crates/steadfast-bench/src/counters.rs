@@ -64,7 +64,10 @@ impl Counters {
                 values.writing_commits += calls;
             }
         }
-        let row = self.client.query_one("SELECT (pg_current_wal_insert_lsn() - '0/0')::float8", &[]).await?;
+        let row = self
+            .client
+            .query_one("SELECT (pg_current_wal_insert_lsn() - '0/0')::float8", &[])
+            .await?;
         values.wal_bytes = row.get(0);
         Ok(values)
     }
@@ -73,14 +76,24 @@ impl Counters {
 impl Values {
     /// Statement counters start at zero with a reset; WAL does not.
     pub(crate) fn since(&self, before: &Self) -> Self {
-        Self { wal_bytes: self.wal_bytes - before.wal_bytes, ..self.clone() }
+        Self {
+            wal_bytes: self.wal_bytes - before.wal_bytes,
+            ..self.clone()
+        }
     }
 
     pub(crate) fn by_function(&self) -> Table {
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["function", "calls", "ms", "ms per call"]);
+        table
+            .load_preset(presets::UTF8_FULL_CONDENSED)
+            .set_header(["function", "calls", "ms", "ms per call"]);
         for (name, (calls, ms)) in &self.functions {
-            table.add_row([name.clone(), format!("{calls:.0}"), format!("{ms:.1}"), format!("{:.3}", ms / calls)]);
+            table.add_row([
+                name.clone(),
+                format!("{calls:.0}"),
+                format!("{ms:.1}"),
+                format!("{:.3}", ms / calls),
+            ]);
         }
         table
     }

@@ -52,9 +52,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> Result<()> {
     tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into()),
-        )
+        .with_env_filter(tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "error".into()))
         .with_writer(std::io::stderr)
         .init();
     let cli = Cli::parse();
@@ -80,7 +78,9 @@ async fn costs(url: &str, orchestrations: usize, slots: usize) -> Result<()> {
         let turns = workload.turns();
         let activities = (count * 5) as f64;
         let mut table = Table::new();
-        table.load_preset(presets::UTF8_FULL_CONDENSED).set_header(["what", "total", "per turn", "per activity"]);
+        table
+            .load_preset(presets::UTF8_FULL_CONDENSED)
+            .set_header(["what", "total", "per turn", "per activity"]);
         for (what, total) in [
             ("calls (statements = round trips)", cost.calls),
             ("commits that write", cost.writing_commits),
@@ -110,14 +110,18 @@ async fn costs(url: &str, orchestrations: usize, slots: usize) -> Result<()> {
 async fn idle(url: &str, slots: usize, time: Duration) -> Result<()> {
     let workload = Workload::open(url, Slots::both(slots / 2)).await?;
     workload.warm_up().await?;
-    // Everything that a start-up does is over.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // The longest lease of the warm-up (activities: 30 s) has ended, and with it the last reason to look.
+    tokio::time::sleep(Duration::from_secs(40)).await;
     let counters = Counters::open(url).await?;
     counters.reset().await?;
     let before = counters.read().await.context("counters")?;
     tokio::time::sleep(time).await;
     let cost = counters.read().await?.since(&before);
-    println!("idle for {} s with {slots} waiting slots: {:.0} statements", time.as_secs(), cost.calls);
+    println!(
+        "idle for {} s with {slots} waiting slots: {:.0} statements",
+        time.as_secs(),
+        cost.calls
+    );
     println!("{}", cost.by_function());
     workload.close().await
 }

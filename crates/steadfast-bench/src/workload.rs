@@ -22,7 +22,10 @@ pub(crate) struct Slots {
 
 impl Slots {
     pub(crate) fn both(n: usize) -> Self {
-        Self { orchestrations: n, activities: n }
+        Self {
+            orchestrations: n,
+            activities: n,
+        }
     }
 }
 
@@ -39,7 +42,11 @@ static SCHEMAS: AtomicUsize = AtomicUsize::new(0);
 
 impl Workload {
     pub(crate) async fn open(url: &str, slots: Slots) -> Result<Self> {
-        let schema = format!("bench_{}_{}", std::process::id(), SCHEMAS.fetch_add(1, Ordering::Relaxed));
+        let schema = format!(
+            "bench_{}_{}",
+            std::process::id(),
+            SCHEMAS.fetch_add(1, Ordering::Relaxed)
+        );
         let provider = PostgresProvider::builder(url).schema(schema).connect().await?;
         let turns = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&turns);
@@ -68,10 +75,15 @@ impl Workload {
             ..RuntimeOptions::default()
         };
         let store: Arc<dyn Provider> = Arc::new(provider.clone());
-        let runtime =
-            Runtime::start_with_options(Arc::clone(&store), activities, orchestrations, options).await;
+        let runtime = Runtime::start_with_options(Arc::clone(&store), activities, orchestrations, options).await;
         let client = Client::new(store);
-        Ok(Self { provider, runtime, client, turns, started: AtomicUsize::new(0) })
+        Ok(Self {
+            provider,
+            runtime,
+            client,
+            turns,
+            started: AtomicUsize::new(0),
+        })
     }
 
     /// Connections are open, statements prepared, the listener listens.

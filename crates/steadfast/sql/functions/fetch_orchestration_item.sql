@@ -36,17 +36,21 @@ DECLARE
     v_rows     bigint := 0;        -- rows of the page that were looked at
     v_want     integer;
     v_busy     boolean := false;
+    v_closed   boolean;
     v_dropped  bigint := 0;
     v_parked   bigint := 0;
     v_next_ms  bigint;
 BEGIN
-    IF sf_batch_results(p_batch_id) IS NOT NULL THEN
+    v_closed := sf_batch_results(p_batch_id) IS NOT NULL;
+    IF v_closed AND NOT p_retry THEN
         RETURN;                    -- a retry has closed this call before it began
     END IF;
     IF p_retry THEN
         v_keys := ARRAY(SELECT t.instance_key FROM sf_turn t
                         WHERE t.lane >= 0 AND t.available_at > v_now AND t.claim = p_claim);
-        PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, v_keys);
+        IF NOT v_closed THEN
+            PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, v_keys);
+        END IF;
     ELSE
         -- 1. Scheduling rows that are due: leases that ended, delays that passed, routed backlog.
         v_due := ARRAY(

@@ -27,10 +27,12 @@ DECLARE
     v_dues   timestamptz[];
     v_owners bytea[];
     v_busy   boolean := false;
+    v_closed boolean;
     v_next   bigint;
     v_found  integer := 0;
 BEGIN
-    IF sf_batch_results(p_batch_id) IS NOT NULL THEN
+    v_closed := sf_batch_results(p_batch_id) IS NOT NULL;
+    IF v_closed AND NOT p_retry THEN
         RETURN;
     END IF;
     IF v_tags IS NULL THEN
@@ -48,7 +50,9 @@ BEGIN
         JOIN sf_instance i ON i.instance_key = w.instance_key
         LEFT JOIN sf_session s ON s.session_key = w.session_key
         WHERE w.claim = p_claim;
-        PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, '{}');
+        IF NOT v_closed THEN
+            PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, '{}');
+        END IF;
         RETURN;
     END IF;
 

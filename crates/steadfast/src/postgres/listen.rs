@@ -211,7 +211,7 @@ impl Run {
                     self.set_state(ListenerState::Polling);
                     tracing::warn!(target: "steadfast", server = %self.listener.connector.describe(), why,
                         "notifications do not work here; polling instead");
-                    tokio::time::sleep(RECHECK).await;
+                    self.pause(RECHECK).await;
                 }
                 End::Lost(error) => {
                     if started.elapsed() > Duration::from_secs(30) {
@@ -219,7 +219,7 @@ impl Run {
                     }
                     tracing::info!(target: "steadfast", %error, "the listener's connection is gone; reconnecting");
                     metrics::counter!("steadfast_listener_reconnects_total").increment(1);
-                    tokio::time::sleep(backoff).await;
+                    self.pause(backoff).await;
                     backoff = (backoff * 2).min(BACKOFF.1);
                 }
             }
@@ -262,6 +262,20 @@ impl Run {
             }
             Command::Want(queue) => {
                 self.wanted.insert(queue, Instant::now());
+            }
+        }
+    }
+
+    /// Sleeps, and goes on taking commands, which coalesce.
+    async fn pause(&mut self, time: Duration) {
+        let until = Instant::now() + time;
+        loop {
+            tokio::select! {
+                () = sleep_until(Some(until)) => return,
+                command = self.inbox.recv() => match command {
+                    Some(command) => self.note(command),
+                    None => return,
+                },
             }
         }
     }

@@ -29,6 +29,8 @@ pub(crate) fn check_name(schema: &str) -> Result<(), OpenError> {
         "holds a NUL character"
     } else if schema.starts_with("pg_") || schema == "information_schema" {
         "is reserved by PostgreSQL"
+    } else if schema == "$user" {
+        "means the current user's schema wherever a search path names it"
     } else {
         return Ok(());
     };

@@ -12,4 +12,7 @@
 mod contract;
 mod e2e;
 mod harness;
+mod locks;
+mod op;
 mod proxy;
+mod upgrade;

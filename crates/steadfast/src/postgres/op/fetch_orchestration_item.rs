@@ -25,7 +25,7 @@ use crate::token::TurnToken;
 const FUNCTION: &str = "sf_fetch_orchestration_item";
 /// Most messages and bytes that one turn is handed; the rest waits for the next.
 const MAX_MESSAGES: i32 = 1000;
-const MAX_BYTES: i64 = 16 << 20;
+const MAX_BYTES: i64 = 4 << 20;
 
 /// Dispatchers that may take the same instances for equally long.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -74,15 +74,18 @@ impl Claimer for TurnClaimer {
         let claim = random_id();
         let batch_id = Uuid::new_v4();
         let terms = |retry| params(&store, group, seats.len(), batch_id, claim, retry);
-        let rows = match store.pipe.call(FUNCTION, &terms(false)).await {
+        let (rows, repeated) = match store.pipe.call(FUNCTION, &terms(false)).await {
             // It may have claimed for us: ask for exactly that, as long as the leases can last.
             Err(error) if error.is_in_doubt() => {
                 let give_up = Instant::now() + Duration::from_millis(group.lease_ms.unsigned_abs());
-                store.pipe.call_until(FUNCTION, &terms(true), give_up).await?
+                (store.pipe.call_until(FUNCTION, &terms(true), give_up).await?, true)
             }
-            other => other?,
+            other => (other?, false),
         };
-        decode(&store, group, claim, rows).await
+        let mut claimed = decode(&store, group, claim, rows).await?;
+        // A repeated call only asks what the first one claimed: where that never ran, nobody has looked.
+        claimed.busy |= repeated;
+        Ok(claimed)
     }
 
     async fn give_back(&self, items: Vec<ClaimedTurn>) {
@@ -187,7 +190,21 @@ async fn decode_turn(
     if messages.is_empty() {
         return Ok(None);
     }
-    let history = history(store, &header, row).await;
+    let history = match history(store, &header, row).await {
+        Ok(events) => Ok(events),
+        Err(StoreError::Decode(error)) => Err(error),
+        // Trouble that passes is no fault of the history's: the claim goes back, its attempt is not spent.
+        Err(error) => {
+            tracing::warn!(target: "steadfast", instance = %header.instance, %error, "a history could not be read");
+            let call = AbandonedTurn {
+                token,
+                delay: None,
+                ignore_attempt: true,
+            };
+            store.abandon_turns.submit(call).await?;
+            return Ok(None);
+        }
+    };
     let name: Option<Vec<u8>> = column(row, "orchestration_name")?;
     let version: Option<Vec<u8>> = column(row, "orchestration_version")?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
@@ -261,8 +278,8 @@ fn kv_snapshot(row: &Row) -> Result<HashMap<String, KvEntry>, StoreError> {
 }
 
 /// The instance's history: from the cache when the store says that it is all there, otherwise from the row.
-async fn history(store: &Arc<Store>, header: &Header, row: &Row) -> Result<Vec<Event>, String> {
-    let cached: bool = column(row, "cached").map_err(|e| e.to_string())?;
+async fn history(store: &Arc<Store>, header: &Header, row: &Row) -> Result<Vec<Event>, StoreError> {
+    let cached: bool = column(row, "cached")?;
     if cached {
         let entry = store.cache().get(header.instance_key).filter(|c| {
             c.execution_id == header.execution_id
@@ -276,15 +293,11 @@ async fn history(store: &Arc<Store>, header: &Header, row: &Row) -> Result<Vec<E
         // The store counted on an entry that is not what it was: an ack of ours landed without our knowing.
         metrics::counter!("steadfast_history_cache_total", "outcome" => "stale").increment(1);
         store.cache().remove(header.instance_key);
-        return super::read::read_execution(store, &header.instance, Some(header.execution_id))
-            .await
-            .map_err(|e| e.to_string());
+        return super::read::read_execution(store, &header.instance, Some(header.execution_id)).await;
     }
     metrics::counter!("steadfast_history_cache_total", "outcome" => "miss").increment(1);
-    let payloads: Vec<Vec<u8>> = column::<Option<Vec<Vec<u8>>>>(row, "events")
-        .map_err(|e| e.to_string())?
-        .unwrap_or_default();
-    let events = decode_history(&payloads)?;
+    let payloads: Vec<Vec<u8>> = column::<Option<Vec<Vec<u8>>>>(row, "events")?.unwrap_or_default();
+    let events = decode_history(&payloads).map_err(StoreError::Decode)?;
     let bytes = payloads.iter().map(Vec::len).sum();
     let shared = Arc::new(events);
     store.cache().put_named(

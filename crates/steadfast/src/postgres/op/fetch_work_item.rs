@@ -69,14 +69,17 @@ impl Claimer for WorkClaimer {
         let claim = random_id();
         let batch_id = Uuid::new_v4();
         let terms = |retry| params(group, seats, batch_id, claim, retry);
-        let rows = match store.pipe.call(FUNCTION, &terms(false)).await {
+        let (rows, repeated) = match store.pipe.call(FUNCTION, &terms(false)).await {
             Err(error) if error.is_in_doubt() => {
                 let give_up = Instant::now() + Duration::from_millis(group.lease_ms.unsigned_abs());
-                store.pipe.call_until(FUNCTION, &terms(true), give_up).await?
+                (store.pipe.call_until(FUNCTION, &terms(true), give_up).await?, true)
             }
-            other => other?,
+            other => (other?, false),
         };
-        decode(&store, group, seats, claim, &rows).await
+        let mut claimed = decode(&store, group, seats, claim, &rows).await?;
+        // A repeated call only asks what the first one claimed: where that never ran, nobody has looked.
+        claimed.busy |= repeated;
+        Ok(claimed)
     }
 
     async fn give_back(&self, items: Vec<ClaimedWork>) {

@@ -1,0 +1,1976 @@
+CREATE SCHEMA steadfast_golden;
+
+CREATE FUNCTION steadfast_golden.sf_abandon_orchestration_item(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, p_wait boolean, o_key bigint[], o_claim bigint[], o_upto bigint[], o_delay_ms bigint[], o_ignore_attempt boolean[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_now     timestamptz;
+    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_locked  bigint[];
+BEGIN
+    IF v_results IS NOT NULL THEN
+        RETURN v_results;
+    END IF;
+    IF p_wait THEN
+        PERFORM set_config('lock_timeout', '2s', true);
+        v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (o_key)
+                          ORDER BY i.instance_key FOR NO KEY UPDATE);
+    ELSE
+        v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (o_key)
+                          ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+    END IF;
+    v_now := clock_timestamp();
+    v_results := ARRAY(
+        SELECT CASE WHEN t.claim IS DISTINCT FROM o.claim THEN 1
+                    WHEN NOT o.key = ANY (v_locked) THEN 4
+                    WHEN row_number() OVER (PARTITION BY o.key, o.claim ORDER BY o.op) > 1 THEN 1
+                    ELSE 0 END::bigint
+        FROM unnest(o_key, o_claim) WITH ORDINALITY AS o(key, claim, op)
+        LEFT JOIN sf_turn t ON t.instance_key = o.key
+        ORDER BY o.op);
+    UPDATE sf_message s SET claim = NULL,
+           visible_at = coalesce(v_now + o.delay_ms * interval '1 millisecond', s.visible_at),
+           attempt_count = CASE WHEN o.ignore_attempt THEN greatest(0, s.attempt_count - 1) ELSE s.attempt_count END
+    FROM unnest(o_key, o_claim, o_upto, o_delay_ms, o_ignore_attempt) WITH ORDINALITY
+         AS o(key, claim, upto, delay_ms, ignore_attempt, op)
+    WHERE v_results[o.op] = 0 AND s.instance_key = o.key AND s.message_id <= o.upto AND s.claim = o.claim;
+    PERFORM sf_turn_reschedule(
+        ARRAY(SELECT o.key FROM unnest(o_key) WITH ORDINALITY AS o(key, op) WHERE v_results[o.op] = 0), v_now);
+    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    RETURN v_results;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_abandon_work_item(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, p_wait boolean, o_key bigint[], o_work bigint[], o_claim bigint[], o_delay_ms bigint[], o_ignore_attempt boolean[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_now     timestamptz;
+    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_locked  bigint[];
+BEGIN
+    IF v_results IS NOT NULL THEN
+        RETURN v_results;
+    END IF;
+    v_locked := sf_lock_work(p_wait, o_key, o_work);
+    v_now := clock_timestamp();
+    v_results := ARRAY(
+        SELECT CASE WHEN w.work_id IS NULL OR w.claim <> o.claim THEN 1
+                    WHEN NOT o.work_id = ANY (v_locked) THEN 4
+                    WHEN row_number() OVER (PARTITION BY o.work_id, o.claim ORDER BY o.op) > 1 THEN 1
+                    ELSE 0 END::bigint
+        FROM unnest(o_key, o_work, o_claim) WITH ORDINALITY AS o(key, work_id, claim, op)
+        LEFT JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+        ORDER BY o.op);
+    -- Claim 0 belongs to nobody: the token is spent.
+    UPDATE sf_work w SET claim = 0, leased_at = NULL, lease_ms = NULL,
+           available_at = v_now + coalesce(o.delay_ms, 0) * interval '1 millisecond',
+           attempt_count = CASE WHEN o.ignore_attempt THEN greatest(0, w.attempt_count - 1) ELSE w.attempt_count END
+    FROM unnest(o_key, o_work, o_delay_ms, o_ignore_attempt) WITH ORDINALITY
+         AS o(key, work_id, delay_ms, ignore_attempt, op)
+    WHERE v_results[o.op] = 0 AND w.instance_key = o.key AND w.work_id = o.work_id;
+    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    RETURN v_results;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_ack_kv(p_now timestamp with time zone, p_results bigint[], o_key bigint[], o_status text[], o_kv_clear boolean[], k_op integer[], k_id bytea[], k_key bytea[], k_value bytea[], k_at_ms bigint[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_now_ms bigint := floor(extract(epoch FROM p_now) * 1000);
+    v_ended  bigint[];
+BEGIN
+    UPDATE sf_kv v SET changed = true, delta_value = NULL, delta_at_ms = v_now_ms
+    FROM unnest(o_key, o_kv_clear) WITH ORDINALITY AS o(key, clear, op)
+    WHERE o.clear AND p_results[o.op] = 0 AND v.instance_key = o.key;
+
+    INSERT INTO sf_kv AS v (instance_key, key_id, key, changed, delta_value, delta_at_ms)
+    SELECT o_key[k.op], k.id, k.key, true, k.value, coalesce(k.at_ms, v_now_ms)
+    FROM unnest(k_op, k_id, k_key, k_value, k_at_ms) AS k(op, id, key, value, at_ms)
+    WHERE p_results[k.op] = 0
+    ON CONFLICT (instance_key, key_id) DO UPDATE
+       SET changed = true, delta_value = excluded.delta_value, delta_at_ms = excluded.delta_at_ms;
+
+    v_ended := ARRAY(SELECT o.key FROM unnest(o_key, o_status) WITH ORDINALITY AS o(key, status, op)
+                     WHERE p_results[o.op] = 0 AND o.status IN ('Completed', 'Failed', 'ContinuedAsNew'));
+    IF cardinality(v_ended) > 0 THEN
+        DELETE FROM sf_kv v WHERE v.instance_key = ANY (v_ended) AND v.changed AND v.delta_value IS NULL;
+        UPDATE sf_kv v SET changed = false, base_value = v.delta_value, base_at_ms = v.delta_at_ms,
+               delta_value = NULL, delta_at_ms = NULL
+        WHERE v.instance_key = ANY (v_ended) AND v.changed;
+    END IF;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_ack_metadata(p_now timestamp with time zone, p_owner bigint, p_results bigint[], o_key bigint[], o_execution bigint[], o_name bytea[], o_version bytea[], o_parent text[], o_status text[], o_output bytea[], o_pinned bigint[], o_custom smallint[], o_custom_status bytea[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+BEGIN
+    UPDATE sf_instance i SET
+        orchestration_name = CASE WHEN o.version IS NULL THEN i.orchestration_name
+                                  ELSE coalesce(o.name, i.orchestration_name) END,
+        orchestration_version = CASE WHEN o.name IS NULL THEN i.orchestration_version
+                                     ELSE coalesce(o.version, i.orchestration_version) END,
+        -- The parent is set with the first name and never changes.
+        parent_instance_id = CASE WHEN i.orchestration_name IS NULL AND o.name IS NOT NULL
+                                  THEN o.parent ELSE i.parent_instance_id END,
+        execution_id = greatest(i.execution_id, o.execution),
+        status = CASE WHEN o.execution < i.execution_id THEN i.status
+                      WHEN o.execution > i.execution_id THEN coalesce(o.status, 'Running')
+                      ELSE coalesce(o.status, i.status) END,
+        replay_version = CASE WHEN o.execution < i.execution_id THEN i.replay_version
+                              WHEN o.execution > i.execution_id THEN o.pinned
+                              ELSE coalesce(o.pinned, i.replay_version) END,
+        custom_status = CASE o.custom WHEN 0 THEN i.custom_status ELSE o.custom_status END,
+        custom_status_version = i.custom_status_version + CASE o.custom WHEN 0 THEN 0 ELSE 1 END,
+        cache_owner = p_owner, updated_at = p_now
+    FROM (SELECT u.key, u.op, u.execution, u.name, u.version, u.parent, u.status, u.pinned, u.custom, u.custom_status
+          FROM unnest(o_key, o_execution, o_name, o_version, o_parent, o_status, o_pinned, o_custom, o_custom_status)
+               WITH ORDINALITY
+               AS u(key, execution, name, version, parent, status, pinned, custom, custom_status, op)) o
+    WHERE p_results[o.op] = 0 AND i.instance_key = o.key;
+
+    INSERT INTO sf_execution (instance_key, execution_id, status, output, replay_version, started_at, completed_at)
+    SELECT o.key, o.execution, coalesce(o.status, 'Running'), o.output, o.pinned, p_now,
+           CASE WHEN o.status IS NOT NULL THEN p_now END
+    FROM unnest(o_key, o_execution, o_status, o_output, o_pinned) WITH ORDINALITY
+         AS o(key, execution, status, output, pinned, op)
+    WHERE p_results[o.op] = 0 AND NOT EXISTS (
+        SELECT FROM sf_execution x WHERE x.instance_key = o.key AND x.execution_id = o.execution);
+
+    UPDATE sf_execution x SET
+        status = coalesce(o.status, x.status),
+        output = CASE WHEN o.status IS NULL THEN x.output ELSE o.output END,
+        completed_at = CASE WHEN o.status IS NULL THEN x.completed_at ELSE p_now END,
+        replay_version = coalesce(o.pinned, x.replay_version)
+    FROM unnest(o_key, o_execution, o_status, o_output, o_pinned) WITH ORDINALITY
+         AS o(key, execution, status, output, pinned, op)
+    WHERE p_results[o.op] = 0 AND x.instance_key = o.key AND x.execution_id = o.execution
+      AND x.started_at <> p_now AND (o.status IS NOT NULL OR o.pinned IS NOT NULL);
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_ack_orchestration_item(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, p_wait boolean, p_owner bigint, o_key bigint[], o_claim bigint[], o_upto bigint[], o_execution bigint[], o_name bytea[], o_version bytea[], o_parent text[], o_status text[], o_output bytea[], o_pinned bigint[], o_custom smallint[], o_custom_status bytea[], o_kv_clear boolean[], e_op integer[], e_event bigint[], e_kind smallint[], e_payload bytea[], w_op integer[], w_instance text[], w_execution bigint[], w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[], m_instance text[], m_op integer[], m_visible_ms bigint[], m_kind smallint[], m_payload bytea[], c_op integer[], c_instance text[], c_execution bigint[], c_activity bigint[], k_op integer[], k_id bytea[], k_key bytea[], k_value bytea[], k_at_ms bigint[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_now     timestamptz;
+    v_results bigint[];
+    v_locked  bigint[];
+    v_again   integer[] := '{}';   -- turns with an event id that exists
+    v_stuck   integer[] := '{}';   -- turns whose cancelled work is locked elsewhere
+    v_done    bigint[];
+BEGIN
+    v_results := sf_batch_results(p_batch_id);
+    IF v_results IS NOT NULL THEN
+        RETURN v_results;
+    END IF;
+    IF p_wait THEN
+        PERFORM set_config('lock_timeout', '2s', true);
+        v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (o_key)
+                          ORDER BY i.instance_key FOR NO KEY UPDATE);
+    ELSE
+        v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (o_key)
+                          ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+    END IF;
+    -- After the locks: a lease that ended while this call waited has ended.
+    v_now := clock_timestamp();
+    v_again := ARRAY(SELECT DISTINCT e.op FROM unnest(e_op, e_event) AS e(op, event_id)
+                     JOIN sf_event h ON h.instance_key = o_key[e.op] AND h.execution_id = o_execution[e.op]
+                                    AND h.event_id = e.event_id);
+    IF cardinality(c_op) > 0 THEN
+        v_stuck := sf_lock_cancelled(p_wait, o_key, c_op, c_instance, c_execution, c_activity);
+    END IF;
+    v_results := ARRAY(
+        SELECT CASE WHEN t.instance_key IS NULL OR t.claim IS DISTINCT FROM o.claim THEN 1
+                    WHEN NOT o.key = ANY (v_locked) THEN 4
+                    WHEN row_number() OVER (PARTITION BY o.key, o.claim ORDER BY o.op) > 1 THEN 1
+                    WHEN t.available_at <= v_now THEN 2
+                    WHEN o.op = ANY (v_again) THEN 3
+                    WHEN o.op = ANY (v_stuck) THEN 4
+                    ELSE 0 END::bigint
+        FROM unnest(o_key, o_claim) WITH ORDINALITY AS o(key, claim, op)
+        LEFT JOIN sf_turn t ON t.instance_key = o.key
+        ORDER BY o.op);
+    IF 0 = ANY (v_results) THEN
+        v_done := ARRAY(SELECT o.key FROM unnest(o_key) WITH ORDINALITY AS o(key, op) WHERE v_results[o.op] = 0);
+        DELETE FROM sf_message s USING unnest(o_key, o_claim, o_upto) WITH ORDINALITY AS o(key, claim, upto, op)
+        WHERE v_results[o.op] = 0 AND s.instance_key = o.key AND s.message_id <= o.upto AND s.claim = o.claim;
+
+        INSERT INTO sf_event (instance_key, execution_id, event_id, kind, payload)
+        SELECT o_key[e.op], o_execution[e.op], e.event_id, e.kind, e.payload
+        FROM unnest(e_op, e_event, e_kind, e_payload) AS e(op, event_id, kind, payload) WHERE v_results[e.op] = 0;
+
+        PERFORM sf_ack_metadata(v_now, p_owner, v_results, o_key, o_execution, o_name, o_version, o_parent, o_status,
+                                o_output, o_pinned, o_custom, o_custom_status);
+        IF cardinality(k_op) > 0 OR true = ANY (o_kv_clear) OR EXISTS (
+               SELECT FROM unnest(o_status) AS s(status) WHERE s.status IS NOT NULL) THEN
+            PERFORM sf_ack_kv(v_now, v_results, o_key, o_status, o_kv_clear, k_op, k_id, k_key, k_value, k_at_ms);
+        END IF;
+        IF cardinality(c_op) > 0 THEN
+            DELETE FROM sf_work w USING (
+                SELECT coalesce(i.instance_key, o_key[c.op]) AS key, c.execution_id, c.activity_id
+                FROM unnest(c_op, c_instance, c_execution, c_activity) AS c(op, instance_id, execution_id, activity_id)
+                LEFT JOIN sf_instance i ON i.instance_id = c.instance_id
+                WHERE v_results[c.op] = 0) d
+            WHERE w.instance_key = d.key AND w.execution_id = d.execution_id AND w.activity_id = d.activity_id;
+        END IF;
+        IF cardinality(w_op) > 0 THEN
+            PERFORM sf_insert_work(v_now, v_results, o_key, w_op, w_instance, w_execution, w_activity, w_tag,
+                                   w_session, w_payload);
+        END IF;
+        INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
+        SELECT m.instance_id, coalesce(to_timestamp(m.visible_ms / 1000.0), v_now), m.kind, m.payload
+        FROM unnest(m_instance, m_op, m_visible_ms, m_kind, m_payload) WITH ORDINALITY
+             AS m(instance_id, op, visible_ms, kind, payload, n)
+        WHERE v_results[m.op] = 0 ORDER BY m.n;
+
+        PERFORM sf_turn_reschedule(v_done, v_now);
+    END IF;
+    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    RETURN v_results;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_ack_work_item(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, p_wait boolean, o_key bigint[], o_work bigint[], o_claim bigint[], m_instance text[], m_kind smallint[], m_payload bytea[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_now      timestamptz;
+    v_results  bigint[] := sf_batch_results(p_batch_id);
+    v_locked   bigint[];
+    v_sessions bytea[];
+BEGIN
+    IF v_results IS NOT NULL THEN
+        RETURN v_results;
+    END IF;
+    v_locked := sf_lock_work(p_wait, o_key, o_work);
+    v_now := clock_timestamp();
+    v_results := ARRAY(
+        SELECT CASE WHEN w.work_id IS NULL OR w.claim <> o.claim THEN 1
+                    WHEN NOT o.work_id = ANY (v_locked) THEN 4
+                    WHEN row_number() OVER (PARTITION BY o.work_id, o.claim ORDER BY o.op) > 1 THEN 1
+                    WHEN w.available_at <= v_now THEN 2 ELSE 0 END::bigint
+        FROM unnest(o_key, o_work, o_claim) WITH ORDINALITY AS o(key, work_id, claim, op)
+        LEFT JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+        ORDER BY o.op);
+    WITH done AS (
+        DELETE FROM sf_work w USING unnest(o_key, o_work) WITH ORDINALITY AS o(key, work_id, op)
+        WHERE v_results[o.op] = 0 AND w.instance_key = o.key AND w.work_id = o.work_id
+        RETURNING w.session_key)
+    SELECT array_agg(DISTINCT d.session_key) FILTER (WHERE d.session_key IS NOT NULL) INTO v_sessions FROM done d;
+    IF v_sessions IS NOT NULL THEN
+        PERFORM sf_touch_sessions(v_sessions, v_now);
+    END IF;
+    INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
+    SELECT m.instance_id, v_now, m.kind, m.payload
+    FROM unnest(m_instance, m_kind, m_payload) WITH ORDINALITY AS m(instance_id, kind, payload, op)
+    WHERE v_results[m.op] = 0 AND m.payload IS NOT NULL ORDER BY m.op;
+    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    RETURN v_results;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_append_with_execution(p_batch_id uuid, p_retain_ms bigint, p_instance text, p_execution bigint, e_event bigint[], e_kind smallint[], e_payload bytea[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_key     bigint;
+    v_named   boolean;
+BEGIN
+    IF v_results IS NOT NULL THEN
+        RETURN v_results;
+    END IF;
+    INSERT INTO sf_instance (instance_id, execution_id) VALUES (p_instance, p_execution) ON CONFLICT DO NOTHING;
+    SELECT i.instance_key, i.orchestration_name IS NOT NULL INTO v_key, v_named
+    FROM sf_instance i WHERE i.instance_id = p_instance FOR NO KEY UPDATE;
+    IF EXISTS (SELECT FROM unnest(e_event) AS u(event_id) JOIN sf_event h ON h.instance_key = v_key
+                  AND h.execution_id = p_execution AND h.event_id = u.event_id) THEN
+        v_results := ARRAY[3];
+    ELSE
+        INSERT INTO sf_event (instance_key, execution_id, event_id, kind, payload)
+        SELECT v_key, p_execution, e.event_id, e.kind, e.payload
+        FROM unnest(e_event, e_kind, e_payload) AS e(event_id, kind, payload);
+        -- Nobody's cache has these; and an instance without a name is as far as its events are.
+        UPDATE sf_instance i SET cache_owner = NULL,
+               execution_id = CASE WHEN v_named THEN i.execution_id ELSE greatest(i.execution_id, p_execution) END
+        WHERE i.instance_key = v_key;
+        v_results := ARRAY[0];
+    END IF;
+    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, v_results);
+    RETURN v_results;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_batch_results(p_batch_id uuid) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0));
+    RETURN (SELECT b.results FROM sf_batch b WHERE b.batch_id = p_batch_id);
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_batch_store(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, p_results bigint[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    AS $$
+BEGIN
+    INSERT INTO sf_batch (batch_id, expires_at, results)
+    VALUES (p_batch_id, clock_timestamp() + p_retain_ms * interval '1 millisecond', p_results);
+    IF p_sweep THEN
+        DELETE FROM sf_batch b USING (
+            SELECT o.batch_id FROM sf_batch o WHERE o.expires_at < clock_timestamp()
+            ORDER BY o.expires_at LIMIT 1024 FOR UPDATE SKIP LOCKED
+        ) expired WHERE b.batch_id = expired.batch_id;
+    END IF;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_claim_sessions(p_now timestamp with time zone, p_limit integer, p_tags bytea[], p_owners bytea[], p_session_lease_ms bigint, p_keys bigint[], p_works bigint[], p_dues timestamp with time zone[], OUT keys bigint[], OUT works bigint[], OUT owners bytea[], OUT busy boolean) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_free       bytea[];
+    v_idle       bytea[];
+    v_keys       bigint[];
+    v_works      bigint[];
+    v_dues       timestamptz[];
+    v_sessions   bytea[];
+    v_held       bytea[];         -- owner that holds the session; NULL: nobody
+    v_want       bytea[];
+    v_locked     bytea[];
+    v_locked_ids bigint[];
+BEGIN
+    busy := false;
+    -- A bounded look at the sessions that nobody holds. Those without work would sooner or later fill it,
+    -- so they go when it is full (they come back with their next activity).
+    v_free := ARRAY(SELECT s.session_key FROM sf_session s WHERE s.locked_until <= p_now
+                    ORDER BY s.locked_until LIMIT 64 + p_limit);
+    IF cardinality(v_free) = 64 + p_limit THEN
+        v_idle := ARRAY(SELECT s.session_key FROM sf_session s
+                        WHERE s.session_key = ANY (v_free) AND s.locked_until <= p_now
+                          AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key)
+                        ORDER BY s.session_key FOR UPDATE SKIP LOCKED);
+        -- Asked again under the lock: work may have been queued while it was taken.
+        DELETE FROM sf_session s WHERE s.session_key = ANY (v_idle)
+           AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key);
+        busy := cardinality(v_idle) > 0;
+    END IF;
+    SELECT array_agg(c.instance_key), array_agg(c.work_id), array_agg(c.available_at), array_agg(c.session_key),
+           array_agg(c.owner)
+      INTO v_keys, v_works, v_dues, v_sessions, v_held
+      FROM (
+        SELECT n.*, s.session_key, s.owner
+        FROM sf_session s
+        CROSS JOIN LATERAL unnest(coalesce(p_tags, ARRAY(SELECT g.tag FROM sf_work_tags(s.session_key) g))) AS t(tag)
+        CROSS JOIN LATERAL (
+            SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
+            WHERE w.session_key = s.session_key AND w.tag = t.tag AND w.available_at <= p_now
+            ORDER BY w.available_at, w.work_id LIMIT p_limit) n
+        WHERE s.owner = ANY (p_owners) AND s.locked_until > p_now
+        UNION ALL
+        SELECT f.instance_key, f.work_id, f.available_at, u.session_key, NULL::bytea
+        FROM unnest(v_free) AS u(session_key)
+        CROSS JOIN LATERAL (
+            SELECT n.instance_key, n.work_id, n.available_at
+            FROM unnest(coalesce(p_tags, ARRAY(SELECT g.tag FROM sf_work_tags(u.session_key) g))) AS t(tag)
+            CROSS JOIN LATERAL (
+                SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
+                WHERE w.session_key = u.session_key AND w.tag = t.tag AND w.available_at <= p_now
+                ORDER BY w.available_at, w.work_id LIMIT 1) n
+            ORDER BY n.available_at, n.work_id LIMIT 1) f) c;
+
+    -- Sessions first, then their work, as everywhere.
+    v_want := ARRAY(SELECT DISTINCT u.s FROM unnest(v_sessions) AS u(s));
+    v_locked := ARRAY(SELECT s.session_key FROM sf_session s WHERE s.session_key = ANY (v_want)
+                      ORDER BY s.session_key FOR NO KEY UPDATE SKIP LOCKED);
+    v_locked_ids := ARRAY(
+        SELECT w.work_id FROM unnest(v_keys, v_works, v_sessions, v_held) AS c(key, work_id, session_key, owner)
+        JOIN sf_session s ON s.session_key = c.session_key
+        JOIN sf_work w ON w.instance_key = c.key AND w.work_id = c.work_id
+        WHERE c.session_key = ANY (v_locked) AND w.available_at <= p_now
+          AND CASE WHEN c.owner IS NULL THEN s.locked_until <= p_now
+                   ELSE s.owner = c.owner AND s.locked_until > p_now END
+        FOR UPDATE OF w SKIP LOCKED);
+    busy := busy OR cardinality(v_locked_ids) < coalesce(cardinality(v_works), 0);
+
+    WITH waiters AS (
+        SELECT u.owner, u.n, row_number() OVER (PARTITION BY u.owner ORDER BY u.n) AS turn
+        FROM unnest(p_owners) WITH ORDINALITY AS u(owner, n)
+    ), offers AS (
+        SELECT c.key, c.work_id, c.due, c.session_key, c.owner,
+               CASE WHEN c.owner IS NOT NULL
+                    THEN row_number() OVER (PARTITION BY c.owner ORDER BY c.due, c.work_id) END AS turn
+        FROM unnest(v_keys, v_works, v_dues, v_sessions, v_held) AS c(key, work_id, due, session_key, owner)
+        WHERE c.work_id = ANY (v_locked_ids)
+        UNION ALL
+        SELECT p.key, p.work_id, p.due, NULL, NULL, NULL
+        FROM unnest(p_keys, p_works, p_dues) AS p(key, work_id, due)
+    ), served AS MATERIALIZED (
+        -- An owner's sessions can serve no more than its waiters; of what remains, the oldest.
+        SELECT o.* FROM offers o
+        WHERE o.owner IS NULL OR EXISTS (SELECT FROM waiters w WHERE w.owner = o.owner AND w.turn = o.turn)
+        ORDER BY o.due, o.work_id LIMIT p_limit
+    ), bound AS (
+        SELECT s.key, s.work_id, s.session_key, s.owner, w.n FROM (
+            SELECT x.*, row_number() OVER (PARTITION BY x.owner ORDER BY x.due, x.work_id) AS place
+            FROM served x WHERE x.owner IS NOT NULL) s
+        JOIN waiters w ON w.owner = s.owner AND w.turn = s.place
+    ), spare AS (
+        SELECT w.owner, row_number() OVER (ORDER BY w.n) AS place FROM waiters w
+        WHERE NOT EXISTS (SELECT FROM bound b WHERE b.n = w.n)
+    ), given AS (
+        SELECT b.key, b.work_id, b.session_key, b.owner FROM bound b
+        UNION ALL
+        SELECT s.key, s.work_id, s.session_key, CASE WHEN s.session_key IS NOT NULL THEN p.owner END
+        FROM (SELECT x.*, row_number() OVER (ORDER BY x.due, x.work_id) AS place
+              FROM served x WHERE x.owner IS NULL) s
+        JOIN spare p ON p.place = s.place
+    ), taken AS (
+        UPDATE sf_session s SET owner = g.owner, last_activity_at = p_now,
+               locked_until = p_now + p_session_lease_ms * interval '1 millisecond'
+        FROM (SELECT DISTINCT d.session_key, d.owner FROM given d WHERE d.session_key IS NOT NULL) g
+        WHERE s.session_key = g.session_key)
+    SELECT array_agg(g.key), array_agg(g.work_id), array_agg(g.owner) INTO keys, works, owners FROM given g;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_cleanup_orphaned_sessions(p_limit integer) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_idle  bytea[];
+    v_count bigint;
+BEGIN
+    v_idle := ARRAY(
+        SELECT s.session_key FROM sf_session s
+        WHERE s.locked_until < clock_timestamp()
+          AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key)
+        ORDER BY s.session_key LIMIT p_limit FOR UPDATE SKIP LOCKED);
+    -- Asked again under the lock: work may have been queued while it was taken.
+    DELETE FROM sf_session s WHERE s.session_key = ANY (v_idle)
+       AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    RETURN v_count;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_deletable_instances(p_instances text[], p_completed_before_ms bigint, p_limit bigint) RETURNS TABLE(instance_id text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+    SELECT i.instance_id FROM sf_instance i
+    JOIN sf_execution x ON x.instance_key = i.instance_key AND x.execution_id = i.execution_id
+    WHERE i.parent_instance_id IS NULL AND i.orchestration_name IS NOT NULL
+      AND i.status IN ('Completed', 'Failed')
+      AND (p_instances IS NULL OR i.instance_id = ANY (p_instances))
+      AND (p_completed_before_ms IS NULL OR x.completed_at < to_timestamp(p_completed_before_ms / 1000.0))
+    ORDER BY x.completed_at LIMIT p_limit
+$$;
+
+CREATE FUNCTION steadfast_golden.sf_delete_instances(p_batch_id uuid, p_retain_ms bigint, p_instances text[], p_force boolean, OUT results bigint[], OUT culprit text) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_keys       bigint[];
+    v_count      bigint;
+    v_executions bigint;
+    v_events     bigint;
+    v_messages   bigint := 0;
+BEGIN
+    results := sf_batch_results(p_batch_id);
+    IF results IS NOT NULL THEN
+        RETURN;
+    END IF;
+    v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (p_instances)
+                    ORDER BY i.instance_key FOR UPDATE);
+    SELECT i.instance_id INTO culprit FROM sf_instance i
+    WHERE i.instance_key = ANY (v_keys) AND i.status = 'Running' AND i.orchestration_name IS NOT NULL
+      AND NOT p_force ORDER BY i.instance_key LIMIT 1;
+    IF culprit IS NOT NULL THEN
+        results := ARRAY[5, 0, 0, 0, 0];
+        RETURN;
+    END IF;
+    SELECT i.instance_id INTO culprit FROM sf_instance i
+    WHERE i.parent_instance_id = ANY (p_instances) AND NOT i.instance_id = ANY (p_instances) LIMIT 1;
+    IF culprit IS NOT NULL THEN
+        results := ARRAY[6, 0, 0, 0, 0];
+        RETURN;
+    END IF;
+    DELETE FROM sf_event e WHERE e.instance_key = ANY (v_keys);
+    GET DIAGNOSTICS v_events = ROW_COUNT;
+    DELETE FROM sf_execution x WHERE x.instance_key = ANY (v_keys);
+    GET DIAGNOSTICS v_executions = ROW_COUNT;
+    DELETE FROM sf_kv v WHERE v.instance_key = ANY (v_keys);
+    DELETE FROM sf_turn t WHERE t.instance_key = ANY (v_keys);
+    DELETE FROM sf_message s WHERE s.instance_key = ANY (v_keys);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_messages := v_messages + v_count;
+    DELETE FROM sf_work w WHERE w.instance_key = ANY (v_keys);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_messages := v_messages + v_count;
+    DELETE FROM sf_inbox x WHERE x.instance_id = ANY (p_instances);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_messages := v_messages + v_count;
+    v_count := (SELECT count(*) FROM sf_instance i WHERE i.instance_key = ANY (v_keys));
+    DELETE FROM sf_instance i WHERE i.instance_key = ANY (v_keys);
+    results := ARRAY[0, v_count, v_executions, v_events, v_messages];
+    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, results);
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_enqueue_for_orchestrator(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, m_instance text[], m_delay_ms bigint[], m_visible_ms bigint[], m_kind smallint[], m_payload bytea[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+DECLARE
+    v_now     timestamptz := clock_timestamp();
+    v_results bigint[] := sf_batch_results(p_batch_id);
+BEGIN
+    IF v_results IS NOT NULL THEN
+        RETURN v_results;
+    END IF;
+    INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
+    SELECT m.instance_id,
+           coalesce(v_now + m.delay_ms * interval '1 millisecond', to_timestamp(m.visible_ms / 1000.0), v_now),
+           m.kind, m.payload
+    FROM unnest(m_instance, m_delay_ms, m_visible_ms, m_kind, m_payload) WITH ORDINALITY
+         AS m(instance_id, delay_ms, visible_ms, kind, payload, n)
+    ORDER BY m.n;
+    v_results := array_fill(0::bigint, ARRAY[cardinality(m_instance)]);
+    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    RETURN v_results;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_enqueue_for_worker(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, w_instance text[], w_execution bigint[], w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+DECLARE
+    v_results bigint[] := sf_batch_results(p_batch_id);
+BEGIN
+    IF v_results IS NOT NULL THEN
+        RETURN v_results;
+    END IF;
+    v_results := array_fill(0::bigint, ARRAY[cardinality(w_instance)]);
+    PERFORM sf_insert_work(clock_timestamp(), v_results, '{}',
+                           ARRAY(SELECT n::integer FROM generate_series(1, cardinality(w_instance)) AS g(n)),
+                           w_instance, w_execution, w_activity, w_tag, w_session, w_payload);
+    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    RETURN v_results;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_fetch_orchestration_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_min_version bigint, p_max_version bigint, p_owner bigint, p_evicted bigint[], p_max_messages integer, p_max_bytes bigint) RETURNS TABLE(instance_key bigint, instance_id text, orchestration_name bytea, orchestration_version bytea, execution_id bigint, history_revision bigint, last_event_id bigint, cached boolean, attempt_count integer, message_ids bigint[], messages bytea[], events bytea[], kv_keys bytea[], kv_values bytea[], kv_at_ms bigint[], next_due_ms bigint, busy boolean, skipped boolean, dropped bigint)
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    v_now      timestamptz := clock_timestamp();
+    v_until    timestamptz := v_now + p_lease_ms * interval '1 millisecond';
+    v_keys     bigint[] := '{}';   -- claimed by this call
+    v_locked   bigint[];
+    v_due      bigint[];
+    v_ids      text[];
+    v_new      text[];
+    v_page     integer := 64 + 8 * p_limit;
+    v_rows     bigint := 0;        -- rows of the page that were looked at
+    v_want     integer;
+    v_busy     boolean := false;
+    v_dropped  bigint := 0;
+    v_parked   bigint := 0;
+    v_next_ms  bigint;
+BEGIN
+    IF sf_batch_results(p_batch_id) IS NOT NULL THEN
+        RETURN;                    -- a retry has closed this call before it began
+    END IF;
+    IF p_retry THEN
+        v_keys := ARRAY(SELECT t.instance_key FROM sf_turn t
+                        WHERE t.lane >= 0 AND t.available_at > v_now AND t.claim = p_claim);
+        PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, v_keys);
+    ELSE
+        -- 1. Scheduling rows that are due: leases that ended, delays that passed, routed backlog.
+        v_due := ARRAY(
+            SELECT c.instance_key FROM sf_turn_lanes() l CROSS JOIN LATERAL (
+                SELECT t.instance_key, t.available_at FROM sf_turn t
+                WHERE t.lane = l.lane AND t.available_at <= v_now
+                ORDER BY t.available_at LIMIT p_limit) c
+            WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
+            ORDER BY c.available_at LIMIT p_limit);
+        IF cardinality(v_due) > 0 THEN
+            v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (v_due)
+                              ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+            v_busy := cardinality(v_locked) < cardinality(v_due);
+            WITH claimed AS (
+                UPDATE sf_turn t SET claim = p_claim, available_at = v_until, leased_at = v_now, lease_ms = p_lease_ms
+                WHERE t.instance_key = ANY (v_locked) AND t.available_at <= v_now AND t.lane >= 0
+                RETURNING t.instance_key)
+            SELECT coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
+        END IF;
+
+        -- 2. The head of the inbox, for as many as are still wanted.
+        v_want := p_limit - cardinality(v_keys);
+        IF v_want > 0 THEN
+            SELECT h.rows_seen, h.ready, h.ready_new, h.parked, h.dropped
+              INTO v_rows, v_ids, v_new, v_parked, v_dropped
+              FROM sf_inbox_head(v_now, v_page, v_want, p_min_version, p_max_version) h;
+            IF cardinality(v_new) > 0 THEN
+                -- A new instance has no row to lock: its start message is the ticket.
+                INSERT INTO sf_instance (instance_id)
+                SELECT n.instance_id FROM (
+                    SELECT s.instance_id FROM unnest(v_new) AS u(id) CROSS JOIN LATERAL (
+                        SELECT x.instance_id FROM sf_inbox x
+                        WHERE x.instance_id = u.id AND x.visible_at <= v_now AND x.kind IN (1, 2)
+                        ORDER BY x.visible_at, x.message_id LIMIT 1 FOR UPDATE SKIP LOCKED) s
+                    ORDER BY s.instance_id) n
+                ON CONFLICT DO NOTHING;
+            END IF;
+            IF cardinality(v_ids) > 0 THEN
+                v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
+                                  ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+                v_busy := v_busy OR cardinality(v_locked) < cardinality(v_ids);
+                WITH claimed AS (
+                    INSERT INTO sf_turn AS t (instance_key, lane, available_at, claim, leased_at, lease_ms)
+                    SELECT i.instance_key, coalesce(i.replay_version, 0), v_until, p_claim, v_now, p_lease_ms
+                    FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+                    WHERE i.replay_version IS NULL OR p_min_version IS NULL
+                       OR i.replay_version BETWEEN p_min_version AND p_max_version
+                    ON CONFLICT (instance_key) DO UPDATE
+                       SET lane = excluded.lane, available_at = excluded.available_at, claim = excluded.claim,
+                           leased_at = excluded.leased_at, lease_ms = excluded.lease_ms
+                     WHERE t.claim IS NULL OR t.available_at <= v_now
+                    RETURNING t.instance_key)
+                SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
+            END IF;
+        END IF;
+        IF cardinality(v_keys) > 0 THEN
+            v_keys := sf_route_claimed(v_keys, p_claim, v_now, p_max_messages, p_max_bytes);
+        END IF;
+        IF cardinality(v_keys) < p_limit AND v_rows >= v_page THEN
+            -- The whole page was of no use to this caller: move such messages out of everybody's way.
+            v_parked := sf_inbox_park(v_now, v_page, p_min_version, p_max_version);
+            v_busy := v_busy OR v_parked > 0;
+        END IF;
+        IF cardinality(v_keys) < p_limit AND NOT v_busy THEN
+            v_next_ms := (SELECT ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)::bigint FROM (
+                (SELECT x.visible_at AS at FROM sf_inbox x WHERE x.visible_at > v_now ORDER BY x.visible_at LIMIT 1)
+                UNION ALL
+                SELECT c.available_at FROM sf_turn_lanes() l CROSS JOIN LATERAL (
+                    SELECT t.available_at FROM sf_turn t WHERE t.lane = l.lane AND t.available_at > v_now
+                    ORDER BY t.available_at LIMIT 1) c
+                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version) d);
+        END IF;
+    END IF;
+
+    IF cardinality(v_keys) = 0 THEN
+        RETURN QUERY SELECT NULL::bigint, NULL::text, NULL::bytea, NULL::bytea, NULL::bigint, NULL::bigint,
+            NULL::bigint, NULL::boolean, NULL::integer, NULL::bigint[], NULL::bytea[], NULL::bytea[], NULL::bytea[],
+            NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_parked > 0, v_dropped;
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT i.instance_key, i.instance_id, i.orchestration_name, i.orchestration_version, i.execution_id,
+           i.history_revision, h.last_event_id, own.cached, m.attempt_count, m.ids, m.payloads,
+           CASE WHEN own.cached THEN NULL ELSE ARRAY(
+                SELECT e.payload FROM sf_event e
+                WHERE e.instance_key = k.id AND e.execution_id = i.execution_id ORDER BY e.event_id) END,
+           kv.keys, kv.vals, kv.at_ms, v_next_ms, v_busy, v_parked > 0, v_dropped
+    FROM unnest(v_keys) AS k(id)
+    JOIN sf_instance i ON i.instance_key = k.id
+    CROSS JOIN LATERAL (SELECT i.cache_owner IS NOT DISTINCT FROM p_owner
+                               AND NOT (k.id = ANY (p_evicted)) AS cached) own
+    CROSS JOIN LATERAL (SELECT (SELECT e.event_id FROM sf_event e
+                                WHERE e.instance_key = k.id AND e.execution_id = i.execution_id
+                                ORDER BY e.event_id DESC LIMIT 1) AS last_event_id) h
+    CROSS JOIN LATERAL (SELECT max(s.attempt_count) AS attempt_count,
+                               array_agg(s.message_id ORDER BY s.message_id) AS ids,
+                               array_agg(s.payload ORDER BY s.message_id) AS payloads
+                        FROM sf_message s WHERE s.instance_key = k.id AND s.claim = p_claim) m
+    CROSS JOIN LATERAL (SELECT array_agg(v.key) AS keys, array_agg(v.base_value) AS vals,
+                               array_agg(v.base_at_ms) AS at_ms
+                        FROM sf_kv v WHERE v.instance_key = k.id AND v.base_value IS NOT NULL) kv;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_fetch_work_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[], p_owners bytea[], p_session_lease_ms bigint) RETURNS TABLE(instance_key bigint, work_id bigint, instance_id text, execution_id bigint, activity_id bigint, attempt_count integer, owner bytea, in_session boolean, payload bytea, next_due_ms bigint, busy boolean)
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    v_now    timestamptz := clock_timestamp();
+    v_until  timestamptz := v_now + p_lease_ms * interval '1 millisecond';
+    v_tags   bytea[] := p_tags;
+    v_keys   bigint[] := '{}';
+    v_works  bigint[] := '{}';
+    v_dues   timestamptz[];
+    v_owners bytea[];
+    v_busy   boolean := false;
+    v_next   bigint;
+    v_found  integer := 0;
+BEGIN
+    IF sf_batch_results(p_batch_id) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    IF v_tags IS NULL THEN
+        v_tags := ARRAY(SELECT t.tag FROM sf_work_tags(NULL) t);
+    END IF;
+    IF p_retry THEN
+        RETURN QUERY
+        SELECT w.instance_key, w.work_id, i.instance_id, w.execution_id, w.activity_id, w.attempt_count,
+               s.owner, w.session_key IS NOT NULL, w.payload, NULL::bigint, false
+        FROM (SELECT a.* FROM unnest(v_tags) AS t(tag) JOIN sf_work a
+                  ON a.session_key IS NULL AND a.tag = t.tag AND a.available_at > v_now
+              UNION ALL
+              SELECT b.* FROM sf_session l JOIN sf_work b ON b.session_key = l.session_key AND b.available_at > v_now
+              WHERE l.owner = ANY (p_owners)) w
+        JOIN sf_instance i ON i.instance_key = w.instance_key
+        LEFT JOIN sf_session s ON s.session_key = w.session_key
+        WHERE w.claim = p_claim;
+        PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, '{}');
+        RETURN;
+    END IF;
+
+    -- Activities without a session, locked at once: the head that others are taking is passed over.
+    SELECT array_agg(c.instance_key ORDER BY c.available_at, c.work_id),
+           array_agg(c.work_id ORDER BY c.available_at, c.work_id),
+           array_agg(c.available_at ORDER BY c.available_at, c.work_id)
+      INTO v_keys, v_works, v_dues
+      FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+           SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
+           WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at <= v_now
+           ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
+    IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
+        SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
+        FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
+    ELSE
+        v_keys := v_keys[1:p_limit];
+        v_works := v_works[1:p_limit];
+    END IF;
+
+    IF cardinality(v_keys) > 0 THEN
+        RETURN QUERY
+        WITH claimed AS (
+            UPDATE sf_work w SET claim = p_claim, available_at = v_until, leased_at = v_now, lease_ms = p_lease_ms,
+                   attempt_count = w.attempt_count + 1
+            FROM unnest(v_keys, v_works, v_owners) AS c(key, work_id, owner)
+            WHERE w.instance_key = c.key AND w.work_id = c.work_id
+            RETURNING w.instance_key, w.work_id, w.execution_id, w.activity_id, w.attempt_count, c.owner,
+                      w.session_key, w.payload)
+        SELECT c.instance_key, c.work_id, i.instance_id, c.execution_id, c.activity_id, c.attempt_count, c.owner,
+               c.session_key IS NOT NULL, c.payload, NULL::bigint, v_busy
+        FROM claimed c JOIN sf_instance i ON i.instance_key = c.instance_key ORDER BY c.work_id;
+        GET DIAGNOSTICS v_found = ROW_COUNT;
+    END IF;
+    IF v_found < p_limit AND NOT v_busy THEN
+        v_next := (SELECT ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)::bigint FROM (
+            SELECT n.available_at AS at FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+                SELECT w.available_at FROM sf_work w
+                WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at > v_now
+                ORDER BY w.available_at LIMIT 1) n
+            UNION ALL
+            SELECT s.at FROM sf_session_next_due(v_now, p_tags, p_owners) AS s(at)) d);
+    END IF;
+    IF v_found < p_limit THEN
+        RETURN QUERY SELECT NULL::bigint, NULL::bigint, NULL::text, NULL::bigint, NULL::bigint, NULL::integer,
+            NULL::bytea, NULL::boolean, NULL::bytea, v_next, v_busy;
+    END IF;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_get_custom_status(p_instance text[], p_seen bigint[]) RETURNS TABLE(op bigint, custom_status bytea, custom_status_version bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT r.op, i.custom_status, i.custom_status_version
+    FROM unnest(p_instance, p_seen) WITH ORDINALITY AS r(instance_id, seen, op)
+    JOIN sf_instance i ON i.instance_id = r.instance_id
+    WHERE i.custom_status_version > r.seen;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_get_instance_stats(p_instance text) RETURNS TABLE(event_count bigint, event_bytes bigint, kv_count bigint, kv_bytes bigint, first_event bytea)
+    LANGUAGE sql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+    SELECT h.n, h.bytes, k.n, k.bytes,
+           (SELECT e.payload FROM sf_event e WHERE e.instance_key = i.instance_key AND e.execution_id = i.execution_id
+                AND e.event_id = 1)
+    FROM sf_instance i
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS n, coalesce(sum(octet_length(e.payload)), 0)::bigint AS bytes FROM sf_event e
+        WHERE e.instance_key = i.instance_key AND e.execution_id = i.execution_id) h
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS n, coalesce(sum(octet_length(m.value)), 0)::bigint AS bytes FROM (
+            SELECT CASE WHEN v.changed THEN v.delta_value ELSE v.base_value END AS value
+            FROM sf_kv v WHERE v.instance_key = i.instance_key) m WHERE m.value IS NOT NULL) k
+    WHERE i.instance_id = p_instance AND i.orchestration_name IS NOT NULL
+$$;
+
+CREATE FUNCTION steadfast_golden.sf_get_kv(p_instance text, p_key_id bytea) RETURNS TABLE(key bytea, value bytea)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    IF p_key_id IS NULL THEN
+        RETURN QUERY SELECT v.key, CASE WHEN v.changed THEN v.delta_value ELSE v.base_value END
+        FROM sf_instance i JOIN sf_kv v ON v.instance_key = i.instance_key
+        WHERE i.instance_id = p_instance AND CASE WHEN v.changed THEN v.delta_value ELSE v.base_value END IS NOT NULL;
+    ELSE
+        RETURN QUERY SELECT v.key, CASE WHEN v.changed THEN v.delta_value ELSE v.base_value END
+        FROM sf_instance i JOIN sf_kv v ON v.instance_key = i.instance_key AND v.key_id = p_key_id
+        WHERE i.instance_id = p_instance AND CASE WHEN v.changed THEN v.delta_value ELSE v.base_value END IS NOT NULL;
+    END IF;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_history_changed() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    AS $$
+BEGIN
+    UPDATE sf_instance i SET history_revision = i.history_revision + 1, cache_owner = NULL
+    FROM (SELECT l.instance_key FROM sf_instance l
+          WHERE l.instance_key IN (SELECT DISTINCT c.instance_key FROM changed c)
+          ORDER BY l.instance_key FOR NO KEY UPDATE) k
+    WHERE i.instance_key = k.instance_key;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_inbox_head(p_now timestamp with time zone, p_page integer, p_want integer, p_min_version bigint, p_max_version bigint, OUT rows_seen bigint, OUT ready text[], OUT ready_new text[], OUT parked bigint, OUT dropped bigint) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_orphans text[];
+BEGIN
+    WITH page AS MATERIALIZED (
+        SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x WHERE x.visible_at <= p_now
+        ORDER BY x.visible_at, x.message_id LIMIT p_page
+    ), heads AS MATERIALIZED (
+        SELECT p.instance_id, min(p.visible_at) AS visible_at, min(p.message_id) AS message_id, count(*) AS n
+        FROM page p GROUP BY p.instance_id
+    ), judged AS MATERIALIZED (
+        SELECT h.instance_id, h.visible_at, h.message_id, h.n, i.instance_key IS NULL AS is_new,
+               coalesce(t.claim IS NOT NULL AND t.available_at > p_now, false) AS leased,
+               coalesce(i.replay_version NOT BETWEEN p_min_version AND p_max_version, false) AS incompatible,
+               i.orchestration_name IS NOT NULL
+               OR EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = h.instance_id
+                            AND s.visible_at <= p_now AND s.kind IN (1, 2))
+               OR EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
+               OR EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)) AS known
+        FROM heads h
+        LEFT JOIN sf_instance i ON i.instance_id = h.instance_id
+        LEFT JOIN sf_turn t ON t.instance_key = i.instance_key
+    ), chosen AS (
+        SELECT j.instance_id, j.is_new, j.visible_at, j.message_id FROM judged j
+        WHERE j.known AND NOT j.leased AND NOT j.incompatible
+        ORDER BY j.visible_at, j.message_id LIMIT p_want)
+    SELECT (SELECT coalesce(sum(j.n), 0) FROM judged j),
+           (SELECT coalesce(array_agg(c.instance_id ORDER BY c.visible_at, c.message_id), '{}') FROM chosen c),
+           (SELECT coalesce(array_agg(c.instance_id), '{}') FROM chosen c WHERE c.is_new),
+           (SELECT count(*) FROM judged j WHERE j.leased OR j.incompatible OR NOT j.known),
+           (SELECT array_agg(j.instance_id) FROM judged j WHERE NOT j.known AND NOT j.leased)
+      INTO rows_seen, ready, ready_new, parked, v_orphans;
+    dropped := 0;
+    IF v_orphans IS NOT NULL THEN
+        -- Known again in this statement's own snapshot: a start that has arrived since keeps its messages.
+        WITH doomed AS MATERIALIZED (
+            SELECT x.instance_id, x.visible_at, x.message_id FROM unnest(v_orphans) AS o(id)
+            CROSS JOIN LATERAL (
+                SELECT q.instance_id, q.visible_at, q.message_id FROM sf_inbox q
+                WHERE q.instance_id = o.id AND q.visible_at <= p_now AND q.kind = 3
+                LIMIT 1000 FOR UPDATE SKIP LOCKED) x
+            WHERE NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = o.id AND s.kind <> 3)
+              AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = o.id)
+        ), gone AS (
+            DELETE FROM sf_inbox x USING doomed d
+            WHERE x.instance_id = d.instance_id AND x.visible_at = d.visible_at AND x.message_id = d.message_id
+            RETURNING 1)
+        SELECT count(*) INTO dropped FROM gone;
+    END IF;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_inbox_park(p_now timestamp with time zone, p_page integer, p_min_version bigint, p_max_version bigint) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_ids    text[];
+    v_keys   bigint[];
+    v_moved  bigint;
+BEGIN
+    v_ids := ARRAY(
+        SELECT DISTINCT p.instance_id FROM (
+            SELECT x.instance_id FROM sf_inbox x WHERE x.visible_at <= p_now
+            ORDER BY x.visible_at, x.message_id LIMIT p_page) p);
+    -- Orphans get a row to hang their messages on; it counts as an instance only once it is started.
+    INSERT INTO sf_instance (instance_id)
+    SELECT u.id FROM unnest(v_ids) AS u(id)
+    WHERE NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = u.id)
+      AND NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = u.id AND s.kind IN (1, 2))
+    ORDER BY u.id ON CONFLICT DO NOTHING;
+    v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
+                    ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+    WITH stuck AS MATERIALIZED (
+        SELECT i.instance_key, i.instance_id,
+               CASE WHEN i.orchestration_name IS NULL
+                         AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
+                    THEN -1 ELSE coalesce(i.replay_version, 0) END AS lane
+        FROM unnest(v_keys) AS k(id)
+        JOIN sf_instance i ON i.instance_key = k.id
+        LEFT JOIN sf_turn t ON t.instance_key = i.instance_key
+        WHERE coalesce(t.claim IS NOT NULL AND t.available_at > p_now, false)
+           OR coalesce(i.replay_version NOT BETWEEN p_min_version AND p_max_version, false)
+           OR (i.orchestration_name IS NULL
+               AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
+               AND NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = i.instance_id AND s.kind IN (1, 2))
+               AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)))
+    ), taken AS MATERIALIZED (
+        SELECT s.instance_key, x.instance_id, x.visible_at, x.message_id FROM stuck s CROSS JOIN LATERAL (
+            SELECT q.instance_id, q.visible_at, q.message_id FROM sf_inbox q
+            WHERE q.instance_id = s.instance_id AND q.visible_at <= p_now
+            ORDER BY q.visible_at, q.message_id LIMIT 4096 FOR UPDATE SKIP LOCKED) x
+        LIMIT 16384
+    ), moved AS (
+        DELETE FROM sf_inbox x USING taken k
+        WHERE x.instance_id = k.instance_id AND x.visible_at = k.visible_at AND x.message_id = k.message_id
+        RETURNING k.instance_key, x.message_id, x.visible_at, x.kind, x.payload
+    ), routed AS (
+        INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, kind, payload)
+        SELECT m.instance_key, m.message_id, m.visible_at, 0, m.kind, m.payload FROM moved m
+        RETURNING instance_key
+    ), counted AS (
+        SELECT r.instance_key, count(*) AS n FROM routed r GROUP BY r.instance_key
+    ), scheduled AS (
+        INSERT INTO sf_turn AS t (instance_key, lane, available_at)
+        SELECT c.instance_key, s.lane, p_now FROM counted c JOIN stuck s ON s.instance_key = c.instance_key
+        ON CONFLICT (instance_key) DO UPDATE
+           SET available_at = least(t.available_at, excluded.available_at), lane = excluded.lane
+         WHERE t.claim IS NULL OR t.available_at <= p_now)
+    SELECT coalesce(sum(c.n), 0) INTO v_moved FROM counted c;
+    RETURN v_moved;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_insert_work(p_now timestamp with time zone, p_results bigint[], o_key bigint[], w_op integer[], w_instance text[], w_execution bigint[], w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_sessions bytea[];
+BEGIN
+    -- Activities of an instance that has no row yet (only tests and tools queue those) hang on a new one.
+    INSERT INTO sf_instance (instance_id)
+    SELECT DISTINCT w.instance_id FROM unnest(w_op, w_instance) AS w(op, instance_id)
+    WHERE w.instance_id IS NOT NULL AND p_results[w.op] = 0
+      AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = w.instance_id)
+    ORDER BY w.instance_id ON CONFLICT DO NOTHING;
+    IF EXISTS (SELECT FROM unnest(w_instance) AS w(instance_id) WHERE w.instance_id IS NOT NULL) THEN
+        PERFORM FROM sf_instance i WHERE i.instance_id = ANY (w_instance) ORDER BY i.instance_key FOR KEY SHARE;
+    END IF;
+    v_sessions := ARRAY(SELECT DISTINCT w.session_key FROM unnest(w_op, w_session) AS w(op, session_key)
+                        WHERE w.session_key IS NOT NULL AND p_results[w.op] = 0);
+    -- A sweep may remove a session between the two statements: then once more.
+    WHILE cardinality(v_sessions) > 0 LOOP
+        INSERT INTO sf_session (session_key) SELECT u.s FROM unnest(v_sessions) AS u(s) ORDER BY u.s
+        ON CONFLICT DO NOTHING;
+        EXIT WHEN cardinality(v_sessions) = cardinality(ARRAY(
+            SELECT s.session_key FROM sf_session s WHERE s.session_key = ANY (v_sessions)
+            ORDER BY s.session_key FOR KEY SHARE));
+    END LOOP;
+    INSERT INTO sf_work (instance_key, execution_id, activity_id, tag, session_key, available_at, payload)
+    SELECT coalesce(i.instance_key, o_key[w.op]), w.execution_id, w.activity_id, w.tag, w.session_key, p_now, w.payload
+    FROM unnest(w_op, w_instance, w_execution, w_activity, w_tag, w_session, w_payload) WITH ORDINALITY
+         AS w(op, instance_id, execution_id, activity_id, tag, session_key, payload, n)
+    LEFT JOIN sf_instance i ON i.instance_id = w.instance_id
+    WHERE p_results[w.op] = 0 ORDER BY w.n;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_instance_detail(p_instance text) RETURNS TABLE(instance_key bigint, orchestration_name bytea, orchestration_version bytea, execution_id bigint, status text, output bytea, parent_instance_id text, created_ms bigint, updated_ms bigint, custom_status bytea, custom_status_version bigint, replay_version bigint, routed bigint, lease_ms_left bigint)
+    LANGUAGE sql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+    SELECT i.instance_key, i.orchestration_name, i.orchestration_version, i.execution_id, i.status, x.output,
+           i.parent_instance_id, floor(extract(epoch FROM i.created_at) * 1000)::bigint,
+           floor(extract(epoch FROM i.updated_at) * 1000)::bigint, i.custom_status, i.custom_status_version,
+           i.replay_version,
+           (SELECT count(*) FROM sf_message s WHERE s.instance_key = i.instance_key)
+             + (SELECT count(*) FROM sf_inbox s WHERE s.instance_id = i.instance_id),
+           (SELECT ceil(extract(epoch FROM t.available_at - clock_timestamp()) * 1000)::bigint FROM sf_turn t
+            WHERE t.instance_key = i.instance_key AND t.claim IS NOT NULL)
+    FROM sf_instance i
+    LEFT JOIN sf_execution x ON x.instance_key = i.instance_key AND x.execution_id = i.execution_id
+    WHERE i.instance_id = p_instance AND i.orchestration_name IS NOT NULL
+$$;
+
+CREATE FUNCTION steadfast_golden.sf_list_children(p_instance text, p_deep boolean) RETURNS TABLE(instance_id text)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    IF NOT p_deep THEN
+        RETURN QUERY SELECT i.instance_id FROM sf_instance i WHERE i.parent_instance_id = p_instance
+        ORDER BY i.instance_key;
+    ELSE
+        RETURN QUERY
+        WITH RECURSIVE tree(id, depth, key) AS (
+            SELECT p_instance COLLATE "C", 0, 0::bigint
+            UNION
+            SELECT c.instance_id, t.depth + 1, c.instance_key
+            FROM tree t JOIN sf_instance c ON c.parent_instance_id = t.id)
+        SELECT t.id FROM tree t ORDER BY t.depth, t.key;
+    END IF;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_list_executions(p_instance text, p_execution bigint, p_count boolean) RETURNS TABLE(execution_id bigint, status text, output bytea, started_ms bigint, completed_ms bigint, event_count bigint)
+    LANGUAGE sql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+    SELECT x.execution_id, x.status, x.output, floor(extract(epoch FROM x.started_at) * 1000)::bigint,
+           floor(extract(epoch FROM x.completed_at) * 1000)::bigint,
+           CASE WHEN p_count THEN (SELECT count(*) FROM sf_event e
+                                   WHERE e.instance_key = x.instance_key AND e.execution_id = x.execution_id) END
+    FROM sf_instance i JOIN sf_execution x ON x.instance_key = i.instance_key
+    WHERE i.instance_id = p_instance AND (p_execution IS NULL OR x.execution_id = p_execution)
+    ORDER BY x.execution_id
+$$;
+
+CREATE FUNCTION steadfast_golden.sf_list_instances(p_status text, p_name bytea, p_prefix text, p_before_key bigint, p_limit bigint) RETURNS TABLE(instance_key bigint, instance_id text, orchestration_name bytea, orchestration_version bytea, execution_id bigint, status text, parent_instance_id text, created_ms bigint, updated_ms bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT i.instance_key, i.instance_id, i.orchestration_name, i.orchestration_version, i.execution_id, i.status,
+           i.parent_instance_id, floor(extract(epoch FROM i.created_at) * 1000)::bigint,
+           floor(extract(epoch FROM i.updated_at) * 1000)::bigint
+    FROM sf_instance i
+    WHERE i.orchestration_name IS NOT NULL
+      AND (p_status IS NULL OR i.status = p_status)
+      AND (p_name IS NULL OR i.orchestration_name = p_name)
+      AND (p_prefix IS NULL OR starts_with(i.instance_id, p_prefix))
+      AND (p_before_key IS NULL OR i.instance_key < p_before_key)
+    ORDER BY i.instance_key DESC LIMIT p_limit;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_lock_cancelled(p_wait boolean, o_key bigint[], c_op integer[], c_instance text[], c_execution bigint[], c_activity bigint[]) RETURNS integer[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_wanted bigint[];
+    v_ops    integer[];
+    v_locked bigint[];
+BEGIN
+    SELECT array_agg(w.work_id), array_agg(d.op) INTO v_wanted, v_ops
+    FROM (SELECT c.op, coalesce(i.instance_key, o_key[c.op]) AS key, c.execution_id, c.activity_id
+          FROM unnest(c_op, c_instance, c_execution, c_activity) AS c(op, instance_id, execution_id, activity_id)
+          LEFT JOIN sf_instance i ON i.instance_id = c.instance_id) d
+    JOIN sf_work w ON w.instance_key = d.key AND w.execution_id = d.execution_id AND w.activity_id = d.activity_id;
+    IF v_wanted IS NULL THEN
+        RETURN '{}';
+    END IF;
+    IF p_wait THEN
+        PERFORM FROM sf_work w WHERE w.instance_key = ANY (o_key) AND w.work_id = ANY (v_wanted)
+        ORDER BY w.instance_key, w.work_id FOR UPDATE;
+        RETURN '{}';
+    END IF;
+    v_locked := ARRAY(SELECT w.work_id FROM sf_work w WHERE w.instance_key = ANY (o_key) AND w.work_id = ANY (v_wanted)
+                      ORDER BY w.instance_key, w.work_id FOR UPDATE SKIP LOCKED);
+    RETURN ARRAY(SELECT DISTINCT u.op FROM unnest(v_wanted, v_ops) AS u(work_id, op)
+                 WHERE NOT u.work_id = ANY (v_locked));
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_lock_work(p_wait boolean, o_key bigint[], o_work bigint[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+BEGIN
+    IF p_wait THEN
+        PERFORM set_config('lock_timeout', '2s', true);
+        RETURN ARRAY(SELECT w.work_id FROM unnest(o_key, o_work) AS o(key, work_id)
+                     JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+                     ORDER BY w.instance_key, w.work_id FOR UPDATE OF w);
+    END IF;
+    RETURN ARRAY(SELECT w.work_id FROM unnest(o_key, o_work) AS o(key, work_id)
+                 JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+                 ORDER BY w.instance_key, w.work_id FOR UPDATE OF w SKIP LOCKED);
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_poll_due() RETURNS TABLE(turn_due_ms bigint, work_due_ms bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := clock_timestamp();
+BEGIN
+    RETURN QUERY SELECT
+        (SELECT greatest(0, ceil(extract(epoch FROM min(d.at) - v_now) * 1000))::bigint FROM (
+            (SELECT x.visible_at AS at FROM sf_inbox x ORDER BY x.visible_at LIMIT 1)
+            UNION ALL
+            SELECT c.available_at FROM sf_turn_lanes() l CROSS JOIN LATERAL (
+                SELECT t.available_at FROM sf_turn t WHERE t.lane = l.lane ORDER BY t.available_at LIMIT 1) c) d),
+        (SELECT greatest(0, ceil(extract(epoch FROM min(d.at) - v_now) * 1000))::bigint FROM (
+            SELECT c.available_at AS at FROM sf_work_tags(NULL) g CROSS JOIN LATERAL (
+                SELECT w.available_at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = g.tag
+                ORDER BY w.available_at LIMIT 1) c
+            UNION ALL
+            SELECT n.available_at FROM (SELECT s.session_key FROM sf_session s ORDER BY s.locked_until LIMIT 64) f
+            CROSS JOIN LATERAL (SELECT w.available_at FROM sf_work w WHERE w.session_key = f.session_key
+                                ORDER BY w.tag, w.available_at LIMIT 1) n) d);
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_prunable_instances(p_instances text[], p_filter_completed_before_ms bigint, p_limit bigint) RETURNS TABLE(instance_id text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+    SELECT i.instance_id FROM sf_instance i
+    WHERE i.orchestration_name IS NOT NULL
+      AND (p_instances IS NULL OR i.instance_id = ANY (p_instances))
+      AND (p_filter_completed_before_ms IS NULL OR EXISTS (
+            SELECT FROM sf_execution x WHERE x.instance_key = i.instance_key
+               AND x.completed_at < to_timestamp(p_filter_completed_before_ms / 1000.0)))
+    ORDER BY i.instance_key LIMIT p_limit
+$$;
+
+CREATE FUNCTION steadfast_golden.sf_prune_executions(p_batch_id uuid, p_retain_ms bigint, p_instances text[], p_keep_last bigint, p_completed_before_ms bigint) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_keys    bigint[];
+    v_doomed  bigint[];
+    v_ids     bigint[];
+    v_events  bigint;
+BEGIN
+    IF v_results IS NOT NULL THEN
+        RETURN v_results;
+    END IF;
+    v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i
+                    WHERE i.instance_id = ANY (p_instances) AND i.orchestration_name IS NOT NULL
+                    ORDER BY i.instance_key FOR NO KEY UPDATE);
+    SELECT array_agg(d.instance_key), array_agg(d.execution_id) INTO v_doomed, v_ids FROM (
+        SELECT x.instance_key, x.execution_id, x.status, x.completed_at, i.execution_id AS current_id,
+               row_number() OVER (PARTITION BY x.instance_key ORDER BY x.execution_id DESC) AS place
+        FROM unnest(v_keys) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+        JOIN sf_execution x ON x.instance_key = k.id) d
+    WHERE d.execution_id <> d.current_id AND d.status <> 'Running'
+      AND (p_keep_last IS NULL OR d.place > p_keep_last)
+      AND (p_completed_before_ms IS NULL OR d.completed_at < to_timestamp(p_completed_before_ms / 1000.0));
+    DELETE FROM sf_event e USING unnest(v_doomed, v_ids) AS d(key, execution_id)
+    WHERE e.instance_key = d.key AND e.execution_id = d.execution_id;
+    GET DIAGNOSTICS v_events = ROW_COUNT;
+    DELETE FROM sf_execution x USING unnest(v_doomed, v_ids) AS d(key, execution_id)
+    WHERE x.instance_key = d.key AND x.execution_id = d.execution_id;
+    v_results := ARRAY[cardinality(v_keys), coalesce(cardinality(v_ids), 0), v_events];
+    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, v_results);
+    RETURN v_results;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_quarantine_messages(p_batch_id uuid, p_retain_ms bigint, p_key bigint, p_claim bigint, p_messages bigint[], p_errors text[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+DECLARE
+    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_id      text;
+BEGIN
+    IF v_results IS NOT NULL THEN
+        RETURN v_results;
+    END IF;
+    SELECT i.instance_id INTO v_id FROM sf_instance i WHERE i.instance_key = p_key FOR NO KEY UPDATE;
+    IF NOT EXISTS (SELECT FROM sf_turn t WHERE t.instance_key = p_key AND t.claim = p_claim) THEN
+        v_results := ARRAY[1];
+    ELSE
+        WITH gone AS (
+            DELETE FROM sf_message s USING unnest(p_messages, p_errors) AS u(message_id, error)
+            WHERE s.instance_key = p_key AND s.message_id = u.message_id AND s.claim = p_claim
+            RETURNING u.error, s.payload)
+        INSERT INTO sf_quarantine (queue, instance_id, error, payload)
+        SELECT 'orchestrator', v_id, g.error, g.payload FROM gone g;
+        IF NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = p_key AND s.claim = p_claim) THEN
+            PERFORM sf_turn_reschedule(ARRAY[p_key], clock_timestamp());
+        END IF;
+        v_results := ARRAY[0];
+    END IF;
+    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, v_results);
+    RETURN v_results;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_quarantine_work_item(p_batch_id uuid, p_retain_ms bigint, p_key bigint, p_work bigint, p_claim bigint, p_error text, m_kind smallint, m_payload bytea) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+DECLARE
+    v_results bigint[] := sf_batch_results(p_batch_id);
+BEGIN
+    IF v_results IS NOT NULL THEN
+        RETURN v_results;
+    END IF;
+    WITH gone AS (
+        DELETE FROM sf_work w WHERE w.instance_key = p_key AND w.work_id = p_work AND w.claim = p_claim
+        RETURNING w.instance_key, w.execution_id, w.activity_id, w.payload
+    ), kept AS (
+        INSERT INTO sf_quarantine (queue, instance_id, execution_id, activity_id, error, payload)
+        SELECT 'worker', i.instance_id, g.execution_id, g.activity_id, p_error, g.payload
+        FROM gone g JOIN sf_instance i ON i.instance_key = g.instance_key
+        RETURNING instance_id
+    ), told AS (
+        INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
+        SELECT k.instance_id, clock_timestamp(), m_kind, m_payload FROM kept k)
+    SELECT ARRAY[CASE WHEN count(*) = 0 THEN 1 ELSE 0 END] INTO v_results FROM kept;
+    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, v_results);
+    RETURN v_results;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_queue_depths() RETURNS TABLE(orchestrator bigint, worker bigint)
+    LANGUAGE sql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+    SELECT (SELECT count(*) FROM sf_inbox) + (SELECT count(*) FROM sf_message s WHERE s.claim IS NULL),
+           (SELECT count(*) FROM sf_work w WHERE w.claim = 0)
+$$;
+
+CREATE FUNCTION steadfast_golden.sf_queue_report() RETURNS TABLE(queue text, ready bigint, delayed bigint, leased bigint, leases bigint, oldest_due_ms bigint, next_due_ms bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := clock_timestamp();
+BEGIN
+    RETURN QUERY
+    SELECT 'orchestrator'::text, count(*) FILTER (WHERE NOT m.leased AND m.at <= v_now),
+           count(*) FILTER (WHERE NOT m.leased AND m.at > v_now), count(*) FILTER (WHERE m.leased),
+           (SELECT count(*) FROM sf_turn t WHERE t.claim IS NOT NULL AND t.available_at > v_now),
+           floor(extract(epoch FROM v_now - min(m.at) FILTER (WHERE NOT m.leased AND m.at <= v_now)) * 1000)::bigint,
+           ceil(extract(epoch FROM min(m.at) FILTER (WHERE NOT m.leased AND m.at > v_now) - v_now) * 1000)::bigint
+    FROM (SELECT x.visible_at AS at, false AS leased FROM sf_inbox x
+          UNION ALL
+          SELECT s.visible_at, coalesce(s.claim = t.claim AND t.available_at > v_now, false)
+          FROM sf_message s LEFT JOIN sf_turn t ON t.instance_key = s.instance_key) m
+    UNION ALL
+    SELECT 'worker', count(*) FILTER (WHERE w.claim = 0 AND w.available_at <= v_now OR w.claim <> 0 AND w.available_at <= v_now),
+           count(*) FILTER (WHERE w.claim = 0 AND w.available_at > v_now),
+           count(*) FILTER (WHERE w.claim <> 0 AND w.available_at > v_now),
+           count(*) FILTER (WHERE w.claim <> 0 AND w.available_at > v_now),
+           floor(extract(epoch FROM v_now - min(w.available_at) FILTER (WHERE w.available_at <= v_now)) * 1000)::bigint,
+           ceil(extract(epoch FROM min(w.available_at) FILTER (WHERE w.claim = 0 AND w.available_at > v_now) - v_now) * 1000)::bigint
+    FROM sf_work w
+    UNION ALL
+    SELECT 'quarantine', count(*), 0, 0, 0,
+           floor(extract(epoch FROM v_now - min(q.quarantined_at)) * 1000)::bigint, NULL
+    FROM sf_quarantine q;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_read_history(p_instance text[], p_execution bigint[], p_key bigint[], p_cached_execution bigint[], p_cached_event bigint[], p_cached_revision bigint[]) RETURNS TABLE(op bigint, instance_key bigint, execution_id bigint, history_revision bigint, partial boolean, events bytea[])
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT r.op, i.instance_key, x.execution_id, i.history_revision, x.partial,
+           ARRAY(SELECT e.payload FROM sf_event e
+                 WHERE e.instance_key = i.instance_key AND e.execution_id = x.execution_id
+                   AND e.event_id > CASE WHEN x.partial THEN r.event_id ELSE -1 END ORDER BY e.event_id)
+    FROM unnest(p_instance, p_execution, p_key, p_cached_execution, p_cached_event, p_cached_revision)
+         WITH ORDINALITY AS r(instance_id, wanted, key, execution_id, event_id, revision, op)
+    JOIN sf_instance i ON i.instance_id = r.instance_id
+    CROSS JOIN LATERAL (
+        SELECT coalesce(r.wanted, i.execution_id) AS execution_id,
+               coalesce(r.key = i.instance_key AND r.revision = i.history_revision
+                        AND r.execution_id = coalesce(r.wanted, i.execution_id), false) AS partial) x;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_renew_orchestration_item_lock(p_wait boolean, o_key bigint[], o_claim bigint[], o_extend_ms bigint[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_now     timestamptz;
+    v_results bigint[];
+    v_locked  bigint[];
+BEGIN
+    IF p_wait THEN
+        PERFORM set_config('lock_timeout', '2s', true);
+        v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (o_key)
+                          ORDER BY i.instance_key FOR NO KEY UPDATE);
+    ELSE
+        v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (o_key)
+                          ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+    END IF;
+    v_now := clock_timestamp();
+    v_results := ARRAY(
+        SELECT CASE WHEN t.claim IS DISTINCT FROM o.claim THEN 1
+                    WHEN NOT o.key = ANY (v_locked) THEN 4
+                    WHEN t.available_at <= v_now THEN 2 ELSE 0 END::bigint
+        FROM unnest(o_key, o_claim) WITH ORDINALITY AS o(key, claim, op)
+        LEFT JOIN sf_turn t ON t.instance_key = o.key
+        ORDER BY o.op);
+    UPDATE sf_turn t SET available_at = v_now + o.extend_ms * interval '1 millisecond', leased_at = v_now,
+           lease_ms = o.extend_ms
+    FROM (SELECT u.key, max(u.extend_ms) AS extend_ms
+          FROM unnest(o_key, o_extend_ms) WITH ORDINALITY AS u(key, extend_ms, op)
+          WHERE v_results[u.op] = 0 GROUP BY u.key) o
+    WHERE t.instance_key = o.key;
+    RETURN v_results;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_renew_session_lock(p_owners bytea[], p_extend_ms bigint, p_idle_ms bigint) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_now   timestamptz := clock_timestamp();
+    v_count bigint;
+BEGIN
+    WITH held AS MATERIALIZED (
+        SELECT s.session_key FROM sf_session s
+        WHERE s.owner = ANY (p_owners) AND s.locked_until > v_now
+          AND s.last_activity_at > v_now - p_idle_ms * interval '1 millisecond'
+        ORDER BY s.session_key FOR NO KEY UPDATE)
+    UPDATE sf_session s SET locked_until = v_now + p_extend_ms * interval '1 millisecond'
+    FROM held h WHERE s.session_key = h.session_key;
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    RETURN v_count;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_renew_work_item_lock(p_wait boolean, o_key bigint[], o_work bigint[], o_claim bigint[], o_extend_ms bigint[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_now      timestamptz;
+    v_results  bigint[];
+    v_locked   bigint[] := sf_lock_work(p_wait, o_key, o_work);
+    v_sessions bytea[];
+BEGIN
+    v_now := clock_timestamp();
+    v_results := ARRAY(
+        SELECT CASE WHEN w.work_id IS NULL OR w.claim <> o.claim THEN 1
+                    WHEN NOT o.work_id = ANY (v_locked) THEN 4
+                    WHEN w.available_at <= v_now THEN 2 ELSE 0 END::bigint
+        FROM unnest(o_key, o_work, o_claim) WITH ORDINALITY AS o(key, work_id, claim, op)
+        LEFT JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+        ORDER BY o.op);
+    WITH renewed AS (
+        UPDATE sf_work w SET available_at = v_now + o.extend_ms * interval '1 millisecond', leased_at = v_now,
+               lease_ms = o.extend_ms
+        FROM (SELECT u.key, u.work_id, max(u.extend_ms) AS extend_ms
+              FROM unnest(o_key, o_work, o_extend_ms) WITH ORDINALITY AS u(key, work_id, extend_ms, op)
+              WHERE v_results[u.op] = 0 GROUP BY u.key, u.work_id) o
+        WHERE w.instance_key = o.key AND w.work_id = o.work_id
+        RETURNING w.session_key)
+    SELECT array_agg(DISTINCT r.session_key) FILTER (WHERE r.session_key IS NOT NULL) INTO v_sessions FROM renewed r;
+    IF v_sessions IS NOT NULL THEN
+        PERFORM sf_touch_sessions(v_sessions, v_now);
+    END IF;
+    RETURN v_results;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_route_claimed(p_keys bigint[], p_claim bigint, p_now timestamp with time zone, p_max_messages integer, p_max_bytes bigint) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_served bigint[];
+    v_empty  bigint[];
+BEGIN
+    WITH again AS MATERIALIZED (
+        SELECT k.id AS instance_key, b.message_id FROM unnest(p_keys) AS k(id) CROSS JOIN LATERAL (
+            SELECT o.message_id FROM (
+                SELECT s.message_id, sum(octet_length(s.payload)) OVER (ORDER BY s.message_id)
+                                     - octet_length(s.payload) AS bytes_before
+                FROM (SELECT q.message_id, q.payload FROM sf_message q
+                      WHERE q.instance_key = k.id AND q.visible_at <= p_now
+                      ORDER BY q.message_id LIMIT p_max_messages) s) o
+            WHERE o.bytes_before < p_max_bytes) b)
+    UPDATE sf_message m SET claim = p_claim, attempt_count = m.attempt_count + 1
+    FROM again a WHERE m.instance_key = a.instance_key AND m.message_id = a.message_id;
+
+    WITH taken AS MATERIALIZED (
+        SELECT i.instance_key, b.instance_id, b.visible_at, b.message_id
+        FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+        CROSS JOIN LATERAL (
+            -- Whatever waits routed came first: the inbox is for an instance that has room left.
+            SELECT p_max_messages - count(*) AS room, coalesce(sum(octet_length(s.payload)), 0) AS bytes
+            FROM sf_message s WHERE s.instance_key = k.id AND s.claim = p_claim) had
+        CROSS JOIN LATERAL (
+            SELECT o.instance_id, o.visible_at, o.message_id FROM (
+                SELECT q.instance_id, q.visible_at, q.message_id,
+                       had.bytes + sum(q.bytes) OVER (ORDER BY q.visible_at, q.message_id) - q.bytes AS bytes_before
+                FROM (SELECT x.instance_id, x.visible_at, x.message_id, octet_length(x.payload) AS bytes
+                      FROM sf_inbox x WHERE x.instance_id = i.instance_id AND x.visible_at <= p_now
+                      ORDER BY x.visible_at, x.message_id LIMIT greatest(had.room, 0)
+                      FOR UPDATE SKIP LOCKED) q) o
+            WHERE o.bytes_before < p_max_bytes) b
+    ), moved AS (
+        DELETE FROM sf_inbox x USING taken t
+        WHERE x.instance_id = t.instance_id AND x.visible_at = t.visible_at AND x.message_id = t.message_id
+        RETURNING t.instance_key, x.message_id, x.visible_at, x.kind, x.payload)
+    INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, claim, kind, payload)
+    SELECT m.instance_key, m.message_id, m.visible_at, 1, p_claim, m.kind, m.payload FROM moved m;
+
+    SELECT coalesce(array_agg(k.id) FILTER (WHERE c.any_claimed), '{}'),
+           coalesce(array_agg(k.id) FILTER (WHERE NOT c.any_claimed), '{}')
+      INTO v_served, v_empty
+      FROM unnest(p_keys) AS k(id) CROSS JOIN LATERAL (
+           SELECT EXISTS (SELECT FROM sf_message s
+                          WHERE s.instance_key = k.id AND s.claim = p_claim) AS any_claimed) c;
+    IF cardinality(v_empty) > 0 THEN
+        PERFORM sf_turn_reschedule(v_empty, p_now);
+    END IF;
+    RETURN v_served;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_session_next_due(p_now timestamp with time zone, p_tags bytea[], p_owners bytea[]) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+BEGIN
+    IF p_owners IS NULL OR NOT EXISTS (SELECT FROM sf_session) THEN
+        RETURN NULL;
+    END IF;
+    RETURN (
+        SELECT min(d.at) FROM (
+            (SELECT s.locked_until AS at FROM sf_session s WHERE s.locked_until > p_now ORDER BY s.locked_until LIMIT 1)
+            UNION ALL
+            SELECT n.available_at FROM (
+                SELECT s.session_key FROM sf_session s WHERE s.owner = ANY (p_owners) AND s.locked_until > p_now
+                UNION ALL
+                (SELECT s.session_key FROM sf_session s WHERE s.locked_until <= p_now
+                 ORDER BY s.locked_until LIMIT 64)) mine
+            CROSS JOIN LATERAL unnest(
+                coalesce(p_tags, ARRAY(SELECT g.tag FROM sf_work_tags(mine.session_key) g))) AS t(tag)
+            CROSS JOIN LATERAL (
+                SELECT w.available_at FROM sf_work w
+                WHERE w.session_key = mine.session_key AND w.tag = t.tag AND w.available_at > p_now
+                ORDER BY w.available_at LIMIT 1) n) d);
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_system_metrics() RETURNS TABLE(instances bigint, executions bigint, running bigint, completed bigint, failed bigint, events bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+DECLARE
+    v_events     bigint;
+    v_executions bigint;
+BEGIN
+    v_events := (SELECT count(*) FROM (SELECT FROM sf_event LIMIT 100000) e);
+    IF v_events = 100000 THEN
+        v_events := greatest(v_events, (SELECT c.reltuples::bigint FROM pg_class c WHERE c.oid = 'sf_event'::regclass));
+    END IF;
+    v_executions := (SELECT count(*) FROM (SELECT FROM sf_execution LIMIT 100000) e);
+    IF v_executions = 100000 THEN
+        v_executions := greatest(v_executions,
+            (SELECT c.reltuples::bigint FROM pg_class c WHERE c.oid = 'sf_execution'::regclass));
+    END IF;
+    RETURN QUERY
+    SELECT count(*), v_executions, count(*) FILTER (WHERE i.status = 'Running'),
+           count(*) FILTER (WHERE i.status = 'Completed'), count(*) FILTER (WHERE i.status = 'Failed'), v_events
+    FROM sf_instance i WHERE i.orchestration_name IS NOT NULL;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_text_of(p_bytes bytea) RETURNS text
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+    SELECT CASE WHEN position('\x00'::bytea IN p_bytes) = 0 THEN convert_from(p_bytes, 'UTF8')
+                ELSE encode(p_bytes, 'escape') END
+$$;
+
+CREATE FUNCTION steadfast_golden.sf_touch_sessions(p_sessions bytea[], p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+BEGIN
+    UPDATE sf_session s SET last_activity_at = p_now
+    FROM (SELECT l.session_key FROM sf_session l WHERE l.session_key = ANY (p_sessions) AND l.locked_until > p_now
+          ORDER BY l.session_key FOR NO KEY UPDATE SKIP LOCKED) k
+    WHERE s.session_key = k.session_key;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_turn_lanes() RETURNS TABLE(lane bigint)
+    LANGUAGE sql STABLE ROWS 4
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+    WITH RECURSIVE walk(lane) AS (
+        (SELECT t.lane FROM sf_turn t WHERE t.lane >= 0 ORDER BY t.lane LIMIT 1)
+        UNION ALL
+        SELECT (SELECT t.lane FROM sf_turn t WHERE t.lane > w.lane ORDER BY t.lane LIMIT 1)
+        FROM walk w WHERE w.lane IS NOT NULL)
+    SELECT w.lane FROM walk w WHERE w.lane IS NOT NULL
+$$;
+
+CREATE FUNCTION steadfast_golden.sf_turn_reschedule(p_keys bigint[], p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+BEGIN
+    DELETE FROM sf_turn t WHERE t.instance_key = ANY (p_keys)
+       AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = t.instance_key);
+    -- Only the oldest messages are looked at: a backlog of 50,000 must not slow the ack of one turn. A claim
+    -- takes at most 1,000, so whatever was delayed together is among them.
+    UPDATE sf_turn t SET claim = NULL, leased_at = NULL, lease_ms = NULL,
+           lane = CASE WHEN i.orchestration_name IS NULL AND t.lane < 0 THEN t.lane ELSE coalesce(i.replay_version, 0) END,
+           available_at = (SELECT min(o.visible_at) FROM (
+                SELECT s.visible_at FROM sf_message s WHERE s.instance_key = t.instance_key
+                ORDER BY s.message_id LIMIT 1001) o)
+    FROM sf_instance i
+    WHERE t.instance_key = ANY (p_keys) AND i.instance_key = t.instance_key;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_work_tags(p_session bytea) RETURNS TABLE(tag bytea)
+    LANGUAGE plpgsql STABLE ROWS 4
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    IF p_session IS NULL THEN
+        RETURN QUERY
+        WITH RECURSIVE walk(tag) AS (
+            (SELECT w.tag FROM sf_work w WHERE w.session_key IS NULL ORDER BY w.tag LIMIT 1)
+            UNION ALL
+            SELECT (SELECT w.tag FROM sf_work w WHERE w.session_key IS NULL AND w.tag > k.tag ORDER BY w.tag LIMIT 1)
+            FROM walk k WHERE k.tag IS NOT NULL)
+        SELECT k.tag FROM walk k WHERE k.tag IS NOT NULL;
+    ELSE
+        RETURN QUERY
+        WITH RECURSIVE walk(tag) AS (
+            (SELECT w.tag FROM sf_work w WHERE w.session_key = p_session ORDER BY w.tag LIMIT 1)
+            UNION ALL
+            SELECT (SELECT w.tag FROM sf_work w WHERE w.session_key = p_session AND w.tag > k.tag
+                    ORDER BY w.tag LIMIT 1)
+            FROM walk k WHERE k.tag IS NOT NULL)
+        SELECT k.tag FROM walk k WHERE k.tag IS NOT NULL;
+    END IF;
+END $$;
+
+CREATE TABLE steadfast_golden.sf_batch (
+    batch_id uuid NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    results bigint[] NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='10000');
+
+CREATE TABLE steadfast_golden.sf_event (
+    instance_key bigint NOT NULL,
+    execution_id bigint NOT NULL,
+    event_id bigint NOT NULL,
+    kind smallint NOT NULL,
+    payload bytea NOT NULL
+);
+
+CREATE TABLE steadfast_golden.sf_execution (
+    instance_key bigint NOT NULL,
+    execution_id bigint NOT NULL,
+    status text NOT NULL COLLATE pg_catalog."C",
+    output bytea,
+    replay_version bigint,
+    started_at timestamp with time zone NOT NULL,
+    completed_at timestamp with time zone
+)
+WITH (fillfactor='85');
+
+CREATE TABLE steadfast_golden.sf_instance (
+    instance_key bigint NOT NULL,
+    instance_id text NOT NULL COLLATE pg_catalog."C",
+    parent_instance_id text COLLATE pg_catalog."C",
+    orchestration_name bytea,
+    orchestration_version bytea,
+    execution_id bigint DEFAULT 1 NOT NULL,
+    status text DEFAULT 'Running'::text NOT NULL COLLATE pg_catalog."C",
+    replay_version bigint,
+    custom_status bytea,
+    custom_status_version bigint DEFAULT 0 NOT NULL,
+    history_revision bigint DEFAULT 0 NOT NULL,
+    cache_owner bigint,
+    created_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+)
+WITH (fillfactor='75', autovacuum_vacuum_scale_factor='0.05');
+
+CREATE VIEW steadfast_golden.sf_history AS
+ SELECT i.instance_id,
+    e.execution_id,
+    e.event_id,
+    e.kind,
+    steadfast_golden.sf_text_of(e.payload) AS event
+   FROM (steadfast_golden.sf_event e
+     JOIN steadfast_golden.sf_instance i ON ((i.instance_key = e.instance_key)));
+
+CREATE TABLE steadfast_golden.sf_inbox (
+    message_id bigint NOT NULL,
+    instance_id text NOT NULL COLLATE pg_catalog."C",
+    visible_at timestamp with time zone NOT NULL,
+    kind smallint NOT NULL,
+    payload bytea NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='5000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='10000000');
+
+ALTER TABLE steadfast_golden.sf_inbox ALTER COLUMN message_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME steadfast_golden.sf_inbox_message_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+ALTER TABLE steadfast_golden.sf_instance ALTER COLUMN instance_key ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME steadfast_golden.sf_instance_instance_key_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE VIEW steadfast_golden.sf_instances AS
+ SELECT i.instance_id,
+    steadfast_golden.sf_text_of(i.orchestration_name) AS orchestration_name,
+    steadfast_golden.sf_text_of(i.orchestration_version) AS orchestration_version,
+    i.execution_id,
+    i.status,
+    steadfast_golden.sf_text_of(x.output) AS output,
+    steadfast_golden.sf_text_of(i.custom_status) AS custom_status,
+    i.parent_instance_id,
+    i.created_at,
+    i.updated_at
+   FROM (steadfast_golden.sf_instance i
+     LEFT JOIN steadfast_golden.sf_execution x ON (((x.instance_key = i.instance_key) AND (x.execution_id = i.execution_id))))
+  WHERE (i.orchestration_name IS NOT NULL);
+
+CREATE TABLE steadfast_golden.sf_kv (
+    instance_key bigint NOT NULL,
+    key_id bytea NOT NULL,
+    key bytea NOT NULL,
+    base_value bytea,
+    base_at_ms bigint,
+    changed boolean NOT NULL,
+    delta_value bytea,
+    delta_at_ms bigint
+)
+WITH (fillfactor='80');
+
+CREATE TABLE steadfast_golden.sf_ledger (
+    kind text NOT NULL,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    version bigint NOT NULL,
+    applied_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+CREATE TABLE steadfast_golden.sf_message (
+    instance_key bigint NOT NULL,
+    message_id bigint NOT NULL,
+    visible_at timestamp with time zone NOT NULL,
+    attempt_count integer NOT NULL,
+    claim bigint,
+    kind smallint NOT NULL,
+    payload bytea NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='5000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='10000000');
+
+CREATE TABLE steadfast_golden.sf_quarantine (
+    quarantine_id bigint NOT NULL,
+    queue text NOT NULL,
+    instance_id text NOT NULL COLLATE pg_catalog."C",
+    execution_id bigint,
+    activity_id bigint,
+    error text NOT NULL,
+    payload bytea NOT NULL,
+    quarantined_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+ALTER TABLE steadfast_golden.sf_quarantine ALTER COLUMN quarantine_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME steadfast_golden.sf_quarantine_quarantine_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE steadfast_golden.sf_work (
+    instance_key bigint NOT NULL,
+    work_id bigint NOT NULL,
+    execution_id bigint NOT NULL,
+    activity_id bigint NOT NULL,
+    tag bytea NOT NULL,
+    session_key bytea,
+    available_at timestamp with time zone NOT NULL,
+    claim bigint DEFAULT 0 NOT NULL,
+    leased_at timestamp with time zone,
+    lease_ms bigint,
+    attempt_count integer DEFAULT 0 NOT NULL,
+    payload bytea NOT NULL
+)
+WITH (fillfactor='80', autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='5000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='10000000');
+
+CREATE VIEW steadfast_golden.sf_queued_work AS
+ SELECT i.instance_id,
+    w.execution_id,
+    w.activity_id,
+    steadfast_golden.sf_text_of(w.tag) AS tag_key,
+    steadfast_golden.sf_text_of(w.session_key) AS session_key,
+    w.available_at,
+    (w.claim <> 0) AS leased,
+    w.attempt_count,
+    steadfast_golden.sf_text_of(w.payload) AS work_item
+   FROM (steadfast_golden.sf_work w
+     JOIN steadfast_golden.sf_instance i ON ((i.instance_key = w.instance_key)));
+
+CREATE TABLE steadfast_golden.sf_session (
+    session_key bytea NOT NULL,
+    owner bytea,
+    locked_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL,
+    last_activity_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+)
+WITH (fillfactor='75');
+
+CREATE TABLE steadfast_golden.sf_turn (
+    instance_key bigint NOT NULL,
+    lane bigint NOT NULL,
+    available_at timestamp with time zone NOT NULL,
+    claim bigint,
+    leased_at timestamp with time zone,
+    lease_ms bigint
+)
+WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='2000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='10000000');
+
+ALTER TABLE steadfast_golden.sf_work ALTER COLUMN work_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME steadfast_golden.sf_work_work_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+ALTER TABLE ONLY steadfast_golden.sf_batch
+    ADD CONSTRAINT sf_batch_pkey PRIMARY KEY (batch_id);
+
+ALTER TABLE ONLY steadfast_golden.sf_event
+    ADD CONSTRAINT sf_event_pkey PRIMARY KEY (instance_key, execution_id, event_id);
+
+ALTER TABLE ONLY steadfast_golden.sf_execution
+    ADD CONSTRAINT sf_execution_pkey PRIMARY KEY (instance_key, execution_id);
+
+ALTER TABLE ONLY steadfast_golden.sf_inbox
+    ADD CONSTRAINT sf_inbox_pkey PRIMARY KEY (instance_id, visible_at, message_id);
+
+ALTER TABLE ONLY steadfast_golden.sf_instance
+    ADD CONSTRAINT sf_instance_instance_id_key UNIQUE (instance_id);
+
+ALTER TABLE ONLY steadfast_golden.sf_instance
+    ADD CONSTRAINT sf_instance_pkey PRIMARY KEY (instance_key);
+
+ALTER TABLE ONLY steadfast_golden.sf_kv
+    ADD CONSTRAINT sf_kv_pkey PRIMARY KEY (instance_key, key_id);
+
+ALTER TABLE ONLY steadfast_golden.sf_ledger
+    ADD CONSTRAINT sf_ledger_pkey PRIMARY KEY (kind, name);
+
+ALTER TABLE ONLY steadfast_golden.sf_message
+    ADD CONSTRAINT sf_message_pkey PRIMARY KEY (instance_key, message_id);
+
+ALTER TABLE ONLY steadfast_golden.sf_quarantine
+    ADD CONSTRAINT sf_quarantine_pkey PRIMARY KEY (quarantine_id);
+
+ALTER TABLE ONLY steadfast_golden.sf_session
+    ADD CONSTRAINT sf_session_pkey PRIMARY KEY (session_key);
+
+ALTER TABLE ONLY steadfast_golden.sf_turn
+    ADD CONSTRAINT sf_turn_pkey PRIMARY KEY (instance_key);
+
+ALTER TABLE ONLY steadfast_golden.sf_work
+    ADD CONSTRAINT sf_work_pkey PRIMARY KEY (instance_key, work_id);
+
+CREATE INDEX sf_batch_expiry ON steadfast_golden.sf_batch USING btree (expires_at);
+
+CREATE INDEX sf_inbox_due ON steadfast_golden.sf_inbox USING btree (visible_at, message_id);
+
+CREATE INDEX sf_instance_parent ON steadfast_golden.sf_instance USING btree (parent_instance_id) WHERE (parent_instance_id IS NOT NULL);
+
+CREATE INDEX sf_instance_status ON steadfast_golden.sf_instance USING btree (status, instance_key);
+
+CREATE INDEX sf_session_free ON steadfast_golden.sf_session USING btree (locked_until);
+
+CREATE INDEX sf_session_owner ON steadfast_golden.sf_session USING btree (owner) WHERE (owner IS NOT NULL);
+
+CREATE INDEX sf_turn_due ON steadfast_golden.sf_turn USING btree (lane, available_at);
+
+CREATE INDEX sf_work_due ON steadfast_golden.sf_work USING btree (tag, available_at, work_id) WHERE (session_key IS NULL);
+
+CREATE INDEX sf_work_session_due ON steadfast_golden.sf_work USING btree (session_key, tag, available_at, work_id) WHERE (session_key IS NOT NULL);
+
+CREATE TRIGGER sf_event_deleted AFTER DELETE ON steadfast_golden.sf_event REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION steadfast_golden.sf_history_changed();
+
+CREATE TRIGGER sf_event_updated AFTER UPDATE ON steadfast_golden.sf_event REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION steadfast_golden.sf_history_changed();

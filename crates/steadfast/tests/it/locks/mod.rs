@@ -1,0 +1,1 @@
+//! Locks: their order, who waits for whom, what the planner does without statistics, and what a shutdown leaves.
