@@ -43,6 +43,10 @@ pub(crate) fn on(binaries: Binaries, arguments: &[String], guard: &Guard) -> Res
         command.arg("--workspace");
     }
     command.args(arguments).stdout(Stdio::piped());
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        // Most tests wait for leases and timers rather than for a core.
+        command.env("RUST_TEST_THREADS", "8");
+    }
     database::tell(&mut command, &cluster);
     let mut child = guard.start(&mut command)?;
     let reader = child.stdout.take().map(|stdout| thread::spawn(move || copy(stdout)));

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use duroxide::providers::{ExecutionMetadata, Provider, ProviderError, TagFilter, WorkItem};
-use duroxide::{Event, EventKind};
+use duroxide::runtime::registry::{ActivityRegistryBuilder, OrchestrationRegistryBuilder};
+use duroxide::runtime::{OrchestrationStatus, Runtime, RuntimeOptions};
+use duroxide::{Client, Event, EventKind};
 use steadfast::fault::Faults;
 use steadfast::postgres::{Builder, LongPoll, PostgresProvider};
-use tokio_postgres::Client;
 use tokio_postgres::types::ToSql;
 
 use crate::harness::{database_url, fresh_schema, raw};
@@ -49,7 +50,7 @@ impl Scene {
     }
 
     /// Raw SQL whose unqualified names are this schema's.
-    pub(crate) async fn sql(&self) -> Client {
+    pub(crate) async fn sql(&self) -> tokio_postgres::Client {
         let client = raw().await;
         let path = format!("SET search_path TO \"{}\"", self.schema.replace('"', "\"\""));
         client.batch_execute(&path).await.expect("set the search path");
@@ -215,4 +216,25 @@ pub(crate) fn assert_stale<T: std::fmt::Debug>(result: Result<T, ProviderError>)
     let error = result.expect_err("a token that is spent");
     assert!(error.message.contains("Invalid lock token"), "{error:?}");
     assert!(!error.is_retryable(), "{error:?}");
+}
+
+/// A runtime over a provider, and a client of it.
+pub(crate) async fn runtime(
+    provider: &Arc<PostgresProvider>,
+    activities: ActivityRegistryBuilder,
+    orchestrations: OrchestrationRegistryBuilder,
+    options: RuntimeOptions,
+) -> (Arc<Runtime>, Client) {
+    let provider = Arc::clone(provider) as Arc<dyn Provider>;
+    let runtime =
+        Runtime::start_with_options(Arc::clone(&provider), activities.build(), orchestrations.build(), options).await;
+    (runtime, Client::new(provider))
+}
+
+/// The output of an instance that completes.
+pub(crate) async fn output(client: &Client, instance: &str) -> String {
+    match client.wait_for_orchestration(instance, Duration::from_secs(40)).await {
+        Ok(OrchestrationStatus::Completed { output, .. }) => output,
+        other => panic!("{instance} did not complete: {other:?}"),
+    }
 }

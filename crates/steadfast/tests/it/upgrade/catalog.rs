@@ -7,7 +7,7 @@ use tokio_postgres::Client;
 /// Everything in a schema by definition, one line each; the schema's name is replaced, so that two can be compared.
 pub(super) async fn definitions(client: &Client, schema: &str) -> BTreeSet<String> {
     const SQL: &str = "
-        SELECT 'relation ' || c.relkind || ' ' || c.relname || ' ' || coalesce(c.reloptions::text, '')
+        SELECT concat_ws(' ', 'relation', c.relkind, c.relname, c.reloptions)
         FROM pg_class c WHERE c.relnamespace = $1::text::regnamespace
         UNION ALL
         SELECT concat_ws(' ', 'column', c.relname, a.attnum, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,

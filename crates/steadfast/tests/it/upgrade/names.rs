@@ -77,7 +77,7 @@ async fn unusual_names_work_from_install_to_removal() {
 #[tokio::test]
 async fn the_listener_works_under_a_name_that_needs_quotes() {
     use steadfast::postgres::{LongPoll, PostgresProvider};
-    let name = format!("Li'st \"en\" {}", &fresh_schema()[..40]);
+    let name = format!("Li'st \"en\" {}", fresh_schema());
     let open = async || {
         PostgresProvider::builder(&database_url())
             .schema(&name)
@@ -103,7 +103,7 @@ async fn the_listener_works_under_a_name_that_needs_quotes() {
     let client = raw().await;
     let listening =
         "SELECT 1 FROM pg_stat_activity WHERE query ILIKE '%listen%' AND query LIKE $1 AND pid <> pg_backend_pid()";
-    let pattern = format!("%{}%", &name[12..30]);
+    let pattern = format!("%{}%", &name[12..]);
     for _ in 0..200 {
         if !client.query(listening, &[&pattern]).await.unwrap().is_empty() {
             break;
@@ -250,11 +250,7 @@ async fn a_removal_that_a_users_view_forbids_drops_nothing() {
 
 #[tokio::test]
 async fn schemas_of_one_database_do_not_see_each_others_work() {
-    let schemas = [
-        fresh_schema(),
-        fresh_schema(),
-        format!("Mixed {}", &fresh_schema()[..50]),
-    ];
+    let schemas = [fresh_schema(), fresh_schema(), format!("Mixed {}", fresh_schema())];
     let mut providers = Vec::new();
     for schema in &schemas {
         providers.push(place::builder(&database_url(), schema).connect().await.expect("open"));
