@@ -137,6 +137,9 @@ impl<C: Claimer> FetchLane<C> {
             answered,
         };
         self.pump();
+        // A queue that is known to be dry is not looked into, and what is known ages: nobody told us of others' work
+        // since the last waiter left. Registering makes the listener have us look once more.
+        self.register_sleepers();
         match wait {
             None => (&mut ticket.answered).await.unwrap_or(Err(StoreError::Closed)),
             Some(wait) => match tokio::time::timeout(wait, &mut ticket.answered).await {

@@ -4,10 +4,14 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use duroxide::providers::Provider;
 use steadfast::postgres::{LongPoll, PostgresProvider};
+use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
+
+use crate::proxy::Proxy;
 
 /// Connections of each provider's pool; hundreds of tests share one server.
 const POOL_SIZE: usize = 3;
@@ -24,6 +28,16 @@ pub(crate) enum Mode {
 /// The server's address, as `cargo xtask test` sets it.
 pub(crate) fn database_url() -> String {
     std::env::var("DATABASE_URL").expect("DATABASE_URL is not set; run: cargo xtask test")
+}
+
+/// Network delay of a round trip that every store is to have, for the long run by hand:
+/// `STEADFAST_TEST_DELAY_MS=250 cargo xtask test -- -p steadfast --test it e2e::`.
+fn network_delay() -> Option<Duration> {
+    let text = std::env::var("STEADFAST_TEST_DELAY_MS").ok()?;
+    Some(Duration::from_millis(
+        text.parse()
+            .expect("STEADFAST_TEST_DELAY_MS is a number of milliseconds"),
+    ))
 }
 
 /// A schema name that no other test, run or process uses.
@@ -54,6 +68,7 @@ pub(crate) struct Store {
     mode: Mode,
     schema: String,
     url: String,
+    delaying: OnceCell<Proxy>,
     opened: Mutex<Vec<Arc<PostgresProvider>>>,
 }
 
@@ -69,6 +84,7 @@ impl Store {
             mode,
             schema: fresh_schema(),
             url,
+            delaying: OnceCell::new(),
             opened: Mutex::new(Vec::new()),
         }
     }
@@ -80,7 +96,18 @@ impl Store {
 
     /// As [`open`](Self::open), with its own type.
     pub(crate) async fn open_postgres(&self) -> Arc<PostgresProvider> {
-        let provider = PostgresProvider::builder(&self.url)
+        let url = match network_delay() {
+            None => self.url.clone(),
+            Some(delay) => {
+                let start = async {
+                    let proxy = Proxy::start(&self.url).await;
+                    proxy.delay(delay / 2);
+                    proxy
+                };
+                self.delaying.get_or_init(|| start).await.url(&self.url)
+            }
+        };
+        let provider = PostgresProvider::builder(&url)
             .schema(&self.schema)
             .long_poll(LongPoll {
                 enabled: self.mode == Mode::LongPoll,

@@ -81,7 +81,8 @@ pub(super) async fn an_abandoned_activity_runs_again(store: &Store) {
             ctx.schedule_activity("work", "").await
         });
         let short_lock = RuntimeOptions {
-            worker_lock_timeout: Duration::from_secs(1),
+            // Long enough for claim, read and ack over a slow network; a second was not, at 250 ms a round trip.
+            worker_lock_timeout: Duration::from_secs(4),
             ..options()
         };
         Stage::start_with(store, second_time_lucky, simple, short_lock).await
