@@ -16,4 +16,9 @@ mod token;
 #[cfg(feature = "postgres")]
 mod wake;
 
+/// The README's example compiles.
+#[cfg(all(doctest, feature = "postgres"))]
+#[doc = include_str!("../../../README.md")]
+pub struct Readme;
+
 pub use item::{ItemError, MAX_INSTANCE_ID_BYTES};

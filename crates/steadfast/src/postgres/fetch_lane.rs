@@ -64,6 +64,8 @@ struct State<C: Claimer> {
     hints_arrive: bool,
     looks_under_way: usize,
     skipped: bool,
+    /// What was made here for waiters of this process, and has not been seen in their hands yet.
+    kept: usize,
     closed: bool,
 }
 
@@ -96,6 +98,7 @@ impl<C: Claimer> FetchLane<C> {
                 hints_arrive: false,
                 looks_under_way: 0,
                 skipped: false,
+                kept: 0,
                 closed: false,
             }),
             alarm: Notify::new(),
@@ -154,7 +157,11 @@ impl<C: Claimer> FetchLane<C> {
         let surplus = {
             let mut state = self.lock();
             state.wake.signal();
-            units > state.wake.waiting()
+            let surplus = units > state.wake.waiting();
+            // Others are told at once, or when it turns out that nobody here may take it: another tag, session or
+            // replay version.
+            state.kept = if surplus { 0 } else { state.kept + units };
+            surplus
         };
         self.pump();
         surplus
@@ -337,6 +344,13 @@ impl<C: Claimer> FetchLane<C> {
             };
             let pause = state.poll_pause;
             state.wake.poll_every(Some(pause));
+        }
+        state.kept = state.kept.saturating_sub(found.items);
+        if found.items < ids.len()
+            && std::mem::take(&mut state.kept) > 0
+            && let Some(hints) = self.hints.get()
+        {
+            hints.offer(C::QUEUE, Duration::ZERO);
         }
         state.wake.looked(Instant::now(), look, found);
         left
