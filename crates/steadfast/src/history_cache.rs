@@ -89,6 +89,15 @@ impl HistoryCache {
         events: Arc<Vec<Event>>,
         payload_bytes: usize,
     ) {
+        // An answer that was long under way must not take the cache back behind a newer one.
+        let last = events.last().map_or(0, |e| e.event_id as i64);
+        let newer = |old: &CachedHistory| {
+            old.revision > revision
+                || (old.revision == revision && (old.execution_id, old.last_event_id()) > (execution_id, last))
+        };
+        if self.entries.peek(&instance_key).is_some_and(newer) {
+            return;
+        }
         self.forgotten.retain(|k| *k != instance_key);
         let bytes = payload_bytes + events.len() * EVENT_OVERHEAD_BYTES;
         if bytes > self.max_bytes {
@@ -162,28 +171,22 @@ impl HistoryCache {
         };
         self.bytes -= entry.bytes;
         let known_bytes = entry.bytes - entry.events.len() * EVENT_OVERHEAD_BYTES;
-        if entry.execution_id == execution_id {
-            // A read may have brought them already.
-            let last = entry.last_event_id();
-            let mut all = entry.events;
-            let new = events.iter().filter(|e| e.event_id as i64 > last).cloned();
-            Arc::make_mut(&mut all).extend(new);
-            self.put(
-                instance_key,
-                execution_id,
-                entry.revision,
-                all,
-                known_bytes + payload_bytes,
-            );
-        } else {
-            self.put(
-                instance_key,
-                execution_id,
-                entry.revision,
-                Arc::new(events.to_vec()),
-                payload_bytes,
-            );
+        let same = entry.execution_id == execution_id;
+        let known = if same { entry.last_event_id() } else { 0 };
+        // A read may have brought some of them already; a gap before them means that this entry is not whole.
+        let new: Vec<Event> = events.iter().filter(|e| e.event_id as i64 > known).cloned().collect();
+        if new.first().is_some_and(|first| first.event_id as i64 != known + 1) {
+            self.forgotten.push(instance_key);
+            return;
         }
+        let (all, bytes) = if same {
+            let mut all = entry.events;
+            Arc::make_mut(&mut all).extend(new);
+            (all, known_bytes + payload_bytes)
+        } else {
+            (Arc::new(new), payload_bytes)
+        };
+        self.put(instance_key, execution_id, entry.revision, all, bytes);
     }
 
     /// Forgets a history that the store may still count on.
@@ -226,6 +229,26 @@ mod tests {
         cache.append(7, 2, &events(1..2), 10);
         let entry = cache.get(7).unwrap();
         assert_eq!((entry.execution_id, entry.last_event_id()), (2, 1));
+    }
+
+    #[test]
+    fn a_late_answer_does_not_take_the_cache_back() {
+        let mut cache = HistoryCache::new(1 << 20);
+        cache.put(7, 1, 0, Arc::new(events(1..4)), 100);
+        cache.put(7, 1, 0, Arc::new(events(1..3)), 50);
+        assert_eq!(cache.get(7).unwrap().last_event_id(), 3);
+        cache.append(7, 1, &events(4..6), 50);
+        let ids: Vec<u64> = cache.get(7).unwrap().events.iter().map(|e| e.event_id).collect();
+        assert_eq!(ids, [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn an_entry_with_a_gap_is_given_up() {
+        let mut cache = HistoryCache::new(1 << 20);
+        cache.put(7, 1, 0, Arc::new(events(1..3)), 100);
+        cache.append(7, 1, &events(4..6), 50);
+        assert!(cache.get(7).is_none());
+        assert!(cache.claim_terms().1.contains(&7));
     }
 
     #[test]

@@ -217,11 +217,11 @@ impl<G: Clone + Eq + Hash> Wake<G> {
         if self.waiting() == 0 {
             return None;
         }
-        let paused = self
-            .groups
-            .values()
-            .filter(|g| !g.waiting.is_empty() && !g.looking)
-            .filter_map(|g| g.not_before);
+        // A dry group waits for a signal, not for its pause to end.
+        let wakes = |g: &&Group| {
+            !g.waiting.is_empty() && !g.looking && (!g.pressing.is_empty() || g.dry_at != Some(self.generation))
+        };
+        let paused = self.groups.values().filter(wakes).filter_map(|g| g.not_before);
         paused.chain(self.due).min()
     }
 

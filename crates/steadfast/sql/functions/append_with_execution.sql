@@ -16,9 +16,13 @@ BEGIN
     IF v_results IS NOT NULL THEN
         RETURN v_results;
     END IF;
-    INSERT INTO sf_instance (instance_id, execution_id) VALUES (p_instance, p_execution) ON CONFLICT DO NOTHING;
-    SELECT i.instance_key, i.orchestration_name IS NOT NULL INTO v_key, v_named
-    FROM sf_instance i WHERE i.instance_id = p_instance FOR NO KEY UPDATE;
+    -- A deletion may remove the instance between the two statements: then once more.
+    LOOP
+        INSERT INTO sf_instance (instance_id, execution_id) VALUES (p_instance, p_execution) ON CONFLICT DO NOTHING;
+        SELECT i.instance_key, i.orchestration_name IS NOT NULL INTO v_key, v_named
+        FROM sf_instance i WHERE i.instance_id = p_instance FOR NO KEY UPDATE;
+        EXIT WHEN FOUND;
+    END LOOP;
     IF EXISTS (SELECT FROM unnest(e_event) AS u(event_id) JOIN sf_event h ON h.instance_key = v_key
                   AND h.execution_id = p_execution AND h.event_id = u.event_id) THEN
         v_results := ARRAY[3];
@@ -26,8 +30,9 @@ BEGIN
         INSERT INTO sf_event (instance_key, execution_id, event_id, kind, payload)
         SELECT v_key, p_execution, e.event_id, e.kind, e.payload
         FROM unnest(e_event, e_kind, e_payload) AS e(event_id, kind, payload);
-        -- Nobody's cache has these; and an instance without a name is as far as its events are.
-        UPDATE sf_instance i SET cache_owner = NULL,
+        UPDATE sf_turn t SET lane = 0 WHERE t.instance_key = v_key AND t.lane = -1;
+        -- Nobody's cache has these (nor, where they fill a gap, would it notice); and an instance without a name is as far as its events are.
+        UPDATE sf_instance i SET cache_owner = NULL, history_revision = i.history_revision + 1,
                execution_id = CASE WHEN v_named THEN i.execution_id ELSE greatest(i.execution_id, p_execution) END
         WHERE i.instance_key = v_key;
         v_results := ARRAY[0];

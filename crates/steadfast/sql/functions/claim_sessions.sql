@@ -13,6 +13,9 @@ LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = for
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 DECLARE
     v_free       bytea[];
+    v_page       bytea[];
+    v_at         timestamptz := '-infinity';
+    v_key        bytea := '';
     v_idle       bytea[];
     v_keys       bigint[];
     v_works      bigint[];
@@ -24,20 +27,32 @@ DECLARE
     v_locked_ids bigint[];
 BEGIN
     busy := false;
-    -- A bounded look at the sessions that nobody holds. Those without work would sooner or later fill it,
-    -- so they go when it is full (they come back with their next activity).
-    v_free := ARRAY(SELECT s.session_key FROM sf_session s WHERE s.locked_until <= p_now
-                    ORDER BY s.locked_until LIMIT 64 + p_limit);
-    IF cardinality(v_free) = 64 + p_limit THEN
+    -- Sessions that nobody holds, by pages, until enough have something to take. Those without work would sooner
+    -- or later fill the pages, so a full page loses them (they come back with their next activity).
+    v_free := '{}';
+    FOR v_round IN 1..64 LOOP
+        SELECT coalesce(array_agg(f.session_key), '{}'), max(f.locked_until) INTO v_page, v_at
+        FROM (SELECT s.session_key, s.locked_until FROM sf_session s
+              WHERE s.locked_until <= p_now AND (s.locked_until, s.session_key) > (v_at, v_key)
+              ORDER BY s.locked_until, s.session_key LIMIT 64) f;
+        v_key := (SELECT s.session_key FROM sf_session s
+                  WHERE s.session_key = ANY (v_page) AND s.locked_until = v_at ORDER BY s.session_key DESC LIMIT 1);
+        v_free := v_free || ARRAY(
+            SELECT u.session_key FROM unnest(v_page) AS u(session_key) WHERE EXISTS (
+                SELECT FROM unnest(coalesce(p_tags, ARRAY(SELECT g.tag FROM sf_work_tags(u.session_key) g))) AS t(tag)
+                CROSS JOIN LATERAL (
+                    SELECT FROM sf_work w WHERE w.session_key = u.session_key AND w.tag = t.tag
+                       AND w.available_at <= p_now LIMIT 1) n));
+        EXIT WHEN cardinality(v_page) < 64 OR cardinality(v_free) >= p_limit;
         v_idle := ARRAY(SELECT s.session_key FROM sf_session s
-                        WHERE s.session_key = ANY (v_free) AND s.locked_until <= p_now
+                        WHERE s.session_key = ANY (v_page) AND s.locked_until <= p_now
                           AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key)
                         ORDER BY s.session_key FOR UPDATE SKIP LOCKED);
         -- Asked again under the lock: work may have been queued while it was taken.
         DELETE FROM sf_session s WHERE s.session_key = ANY (v_idle)
            AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key);
-        busy := cardinality(v_idle) > 0;
-    END IF;
+        busy := v_round = 64;
+    END LOOP;
     SELECT array_agg(c.instance_key), array_agg(c.work_id), array_agg(c.available_at), array_agg(c.session_key),
            array_agg(c.owner)
       INTO v_keys, v_works, v_dues, v_sessions, v_held

@@ -6,7 +6,8 @@
 -- p_min_version, p_max_version: replay versions (packed) that the caller runs; both NULL: any.
 -- p_owner, p_evicted: the caller's cache holds the history of every instance whose cache_owner is
 --     p_owner, except those listed; the others come with their events.
--- p_max_messages, p_max_bytes: bound of what one instance is handed at once; the rest waits its turn.
+-- p_max_messages, p_max_bytes: bound of what one instance is handed at once; the rest waits its turn. Histories of
+--     a call are bounded by four times that altogether: beyond it they come as if cached; the caller reads them.
 --
 -- Called by: op/fetch_orchestration_item.rs.
 -- Locks: batch id; instance rows by key ascending, never waiting (a row held elsewhere is passed over and
@@ -20,7 +21,7 @@ RETURNS TABLE (
     instance_key bigint, instance_id text, orchestration_name bytea, orchestration_version bytea,
     execution_id bigint, history_revision bigint, last_event_id bigint, cached boolean, attempt_count integer,
     message_ids bigint[], messages bytea[], events bytea[], kv_keys bytea[], kv_values bytea[], kv_at_ms bigint[],
-    next_due_ms bigint, busy boolean, skipped boolean, dropped bigint)
+    next_due_ms bigint, busy boolean, dropped bigint)
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
@@ -35,7 +36,13 @@ DECLARE
     v_page     integer := 64 + 8 * p_limit;
     v_rows     bigint := 0;        -- rows of the page that were looked at
     v_want     integer;
+    v_at       timestamptz := '-infinity';
+    v_id       bigint := 0;
+    v_next_at  timestamptz;
+    v_next_id  bigint;
+    v_wide     integer := 0;
     v_busy     boolean := false;
+    v_held     boolean;            -- some of the head are held elsewhere
     v_closed   boolean;
     v_dropped  bigint := 0;
     v_parked   bigint := 0;
@@ -53,66 +60,97 @@ BEGIN
         END IF;
     ELSE
         -- 1. Scheduling rows that are due: leases that ended, delays that passed, routed backlog.
-        v_due := ARRAY(
-            SELECT c.instance_key FROM sf_turn_lanes() l CROSS JOIN LATERAL (
-                SELECT t.instance_key, t.available_at FROM sf_turn t
-                WHERE t.lane = l.lane AND t.available_at <= v_now
-                ORDER BY t.available_at LIMIT p_limit) c
-            WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
-            ORDER BY c.available_at LIMIT p_limit);
-        IF cardinality(v_due) > 0 THEN
+        -- Where some of the head are held elsewhere, a second and wider look passes over them.
+        FOR v_look IN 0..1 LOOP
+            v_want := p_limit - cardinality(v_keys);
+            v_due := ARRAY(
+                SELECT c.instance_key FROM sf_turn_lanes() l CROSS JOIN LATERAL (
+                    SELECT t.instance_key, t.available_at FROM sf_turn t
+                    WHERE t.lane = l.lane AND t.available_at <= v_now
+                    ORDER BY t.available_at LIMIT v_want + 64 * v_look) c
+                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
+                ORDER BY c.available_at LIMIT v_want + 64 * v_look);
+            EXIT WHEN cardinality(v_due) = 0;
             v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (v_due)
                               ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
-            v_busy := cardinality(v_locked) < cardinality(v_due);
+            v_held := cardinality(v_locked) < cardinality(v_due);
+            IF cardinality(v_locked) > v_want THEN
+                v_locked := ARRAY(SELECT d.id FROM unnest(v_due) WITH ORDINALITY AS d(id, n)
+                                  WHERE d.id = ANY (v_locked) ORDER BY d.n LIMIT v_want);
+            END IF;
             WITH claimed AS (
                 UPDATE sf_turn t SET claim = p_claim, available_at = v_until, leased_at = v_now, lease_ms = p_lease_ms
                 WHERE t.instance_key = ANY (v_locked) AND t.available_at <= v_now AND t.lane >= 0
                 RETURNING t.instance_key)
-            SELECT coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
-        END IF;
+            SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
+            v_busy := v_busy OR v_held;
+            EXIT WHEN NOT v_held OR cardinality(v_keys) >= p_limit;
+        END LOOP;
 
-        -- 2. The head of the inbox, for as many as are still wanted.
-        v_want := p_limit - cardinality(v_keys);
-        IF v_want > 0 THEN
-            SELECT h.rows_seen, h.ready, h.ready_new, h.parked, h.dropped
-              INTO v_rows, v_ids, v_new, v_parked, v_dropped
-              FROM sf_inbox_head(v_now, v_page, v_want, p_min_version, p_max_version) h;
+        -- 2. The inbox, page by page, for as many as are still wanted; once more and wider where some are held.
+        FOR v_look IN 1..4 LOOP
+            v_want := p_limit - cardinality(v_keys);
+            EXIT WHEN v_want <= 0;
+            SELECT h.rows_seen, h.last_at, h.last_id, h.ready, h.ready_new, v_dropped + h.dropped
+              INTO v_rows, v_next_at, v_next_id, v_ids, v_new, v_dropped
+              FROM sf_inbox_head(v_now, v_page, v_want + v_wide, p_min_version, p_max_version, v_at, v_id) h;
             IF cardinality(v_new) > 0 THEN
                 -- A new instance has no row to lock: its start message is the ticket.
                 INSERT INTO sf_instance (instance_id)
                 SELECT n.instance_id FROM (
                     SELECT s.instance_id FROM unnest(v_new) AS u(id) CROSS JOIN LATERAL (
+                        -- Nor has it got one since: whoever deletes that waits for our ticket, and we for him.
                         SELECT x.instance_id FROM sf_inbox x
                         WHERE x.instance_id = u.id AND x.visible_at <= v_now AND x.kind IN (1, 2)
+                          AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = u.id)
                         ORDER BY x.visible_at, x.message_id LIMIT 1 FOR UPDATE SKIP LOCKED) s
                     ORDER BY s.instance_id) n
                 ON CONFLICT DO NOTHING;
             END IF;
-            IF cardinality(v_ids) > 0 THEN
-                v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
-                                  ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
-                v_busy := v_busy OR cardinality(v_locked) < cardinality(v_ids);
-                WITH claimed AS (
-                    INSERT INTO sf_turn AS t (instance_key, lane, available_at, claim, leased_at, lease_ms)
-                    SELECT i.instance_key, coalesce(i.replay_version, 0), v_until, p_claim, v_now, p_lease_ms
-                    FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
-                    WHERE i.replay_version IS NULL OR p_min_version IS NULL
-                       OR i.replay_version BETWEEN p_min_version AND p_max_version
-                    ON CONFLICT (instance_key) DO UPDATE
-                       SET lane = excluded.lane, available_at = excluded.available_at, claim = excluded.claim,
-                           leased_at = excluded.leased_at, lease_ms = excluded.lease_ms
-                     WHERE t.claim IS NULL OR t.available_at <= v_now
-                    RETURNING t.instance_key)
-                SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
+            v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
+                              ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+            v_held := cardinality(v_locked) < cardinality(v_ids);
+            IF cardinality(v_locked) > v_want THEN
+                v_locked := ARRAY(SELECT i.instance_key FROM unnest(v_ids) WITH ORDINALITY AS u(id, n)
+                                  JOIN sf_instance i ON i.instance_id = u.id
+                                  WHERE i.instance_key = ANY (v_locked) ORDER BY u.n LIMIT v_want);
             END IF;
-        END IF;
+            WITH claimed AS (
+                INSERT INTO sf_turn AS t (instance_key, lane, available_at, claim, leased_at, lease_ms)
+                SELECT i.instance_key, coalesce(i.replay_version, 0), v_until, p_claim, v_now, p_lease_ms
+                FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+                WHERE i.replay_version IS NULL OR p_min_version IS NULL
+                   OR i.replay_version BETWEEN p_min_version AND p_max_version
+                ON CONFLICT (instance_key) DO UPDATE
+                   SET lane = excluded.lane, available_at = excluded.available_at, claim = excluded.claim,
+                       leased_at = excluded.leased_at, lease_ms = excluded.lease_ms
+                 WHERE t.claim IS NULL OR t.available_at <= v_now
+                RETURNING t.instance_key)
+            SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
+            v_busy := v_busy OR v_held;
+            IF v_held AND v_wide = 0 THEN
+                v_wide := 64;
+            ELSE
+                EXIT WHEN v_rows < v_page;
+                v_wide := 0;
+                v_at := v_next_at;
+                v_id := v_next_id;
+            END IF;
+        END LOOP;
         IF cardinality(v_keys) > 0 THEN
             v_keys := sf_route_claimed(v_keys, p_claim, v_now, p_max_messages, p_max_bytes);
         END IF;
         IF cardinality(v_keys) < p_limit AND v_rows >= v_page THEN
-            -- The whole page was of no use to this caller: move such messages out of everybody's way.
-            v_parked := sf_inbox_park(v_now, v_page, p_min_version, p_max_version);
+            -- The whole page was of no use to this caller: move such messages out of everybody's way, many at a
+            -- time, for what is due behind them waits.
+            v_parked := sf_inbox_park(v_now, greatest(v_page, 4096), p_min_version, p_max_version);
             v_busy := v_busy OR v_parked > 0;
+        END IF;
+        -- Scheduled by somebody else since step 1, or held by him: worth another look.
+        IF cardinality(v_keys) < p_limit AND NOT v_busy THEN
+            v_busy := EXISTS (SELECT FROM sf_turn_lanes() l CROSS JOIN LATERAL (
+                SELECT FROM sf_turn t WHERE t.lane = l.lane AND t.available_at <= v_now LIMIT 1) c
+                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version);
         END IF;
         IF cardinality(v_keys) < p_limit AND NOT v_busy THEN
             v_next_ms := (SELECT ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)::bigint FROM (
@@ -128,20 +166,28 @@ BEGIN
     IF cardinality(v_keys) = 0 THEN
         RETURN QUERY SELECT NULL::bigint, NULL::text, NULL::bytea, NULL::bytea, NULL::bigint, NULL::bigint,
             NULL::bigint, NULL::boolean, NULL::integer, NULL::bigint[], NULL::bytea[], NULL::bytea[], NULL::bytea[],
-            NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_parked > 0, v_dropped;
+            NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_dropped;
         RETURN;
     END IF;
     RETURN QUERY
     SELECT i.instance_key, i.instance_id, i.orchestration_name, i.orchestration_version, i.execution_id,
-           i.history_revision, h.last_event_id, own.cached, m.attempt_count, m.ids, m.payloads,
-           CASE WHEN own.cached THEN NULL ELSE ARRAY(
+           i.history_revision, h.last_event_id, own.cached OR size.running_bytes > 4 * p_max_bytes, m.attempt_count, m.ids, m.payloads,
+           CASE WHEN own.cached OR size.running_bytes > 4 * p_max_bytes THEN NULL ELSE ARRAY(
                 SELECT e.payload FROM sf_event e
                 WHERE e.instance_key = k.id AND e.execution_id = i.execution_id ORDER BY e.event_id) END,
-           kv.keys, kv.vals, kv.at_ms, v_next_ms, v_busy, v_parked > 0, v_dropped
+           kv.keys, kv.vals, kv.at_ms, v_next_ms, v_busy, v_dropped
     FROM unnest(v_keys) AS k(id)
     JOIN sf_instance i ON i.instance_key = k.id
     CROSS JOIN LATERAL (SELECT i.cache_owner IS NOT DISTINCT FROM p_owner
                                AND NOT (k.id = ANY (p_evicted)) AS cached) own
+    JOIN (
+        SELECT u.id, sum(b.bytes) OVER (ORDER BY b.bytes, u.id) AS running_bytes
+        FROM unnest(v_keys) AS u(id) JOIN sf_instance n ON n.instance_key = u.id
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN n.cache_owner IS NOT DISTINCT FROM p_owner AND NOT (u.id = ANY (p_evicted)) THEN 0
+                        ELSE (SELECT coalesce(sum(octet_length(e.payload)), 0) FROM sf_event e
+                              WHERE e.instance_key = u.id AND e.execution_id = n.execution_id) END AS bytes) b
+    ) size ON size.id = k.id
     CROSS JOIN LATERAL (SELECT (SELECT e.event_id FROM sf_event e
                                 WHERE e.instance_key = k.id AND e.execution_id = i.execution_id
                                 ORDER BY e.event_id DESC LIMIT 1) AS last_event_id) h

@@ -42,10 +42,14 @@ BEGIN
         RETURN QUERY
         SELECT w.instance_key, w.work_id, i.instance_id, w.execution_id, w.activity_id, w.attempt_count,
                s.owner, w.session_key IS NOT NULL, w.payload, NULL::bigint, false
-        FROM (SELECT a.* FROM unnest(v_tags) AS t(tag) JOIN sf_work a
-                  ON a.session_key IS NULL AND a.tag = t.tag AND a.available_at > v_now
+        -- OFFSET 0: tags and sessions come first, whatever the planner thinks.
+        FROM (SELECT a.* FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+                  SELECT q.* FROM sf_work q WHERE q.session_key IS NULL AND q.tag = t.tag AND q.available_at > v_now
+                     AND q.available_at <= v_until OFFSET 0) a
               UNION ALL
-              SELECT b.* FROM sf_session l JOIN sf_work b ON b.session_key = l.session_key AND b.available_at > v_now
+              SELECT b.* FROM sf_session l CROSS JOIN LATERAL (
+                  SELECT q.* FROM sf_work q WHERE q.session_key = l.session_key AND q.available_at > v_now
+                     AND q.available_at <= v_until OFFSET 0) b
               WHERE l.owner = ANY (p_owners)) w
         JOIN sf_instance i ON i.instance_key = w.instance_key
         LEFT JOIN sf_session s ON s.session_key = w.session_key
@@ -86,6 +90,11 @@ BEGIN
                c.session_key IS NOT NULL, c.payload, NULL::bigint, v_busy
         FROM claimed c JOIN sf_instance i ON i.instance_key = c.instance_key ORDER BY c.work_id;
         GET DIAGNOSTICS v_found = ROW_COUNT;
+    END IF;
+    -- Due, and locked by a call that may take something else, or be rolled back: worth another look.
+    IF v_found < p_limit AND NOT v_busy THEN
+        v_busy := EXISTS (SELECT FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+            SELECT FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at <= v_now LIMIT 1) n);
     END IF;
     IF v_found < p_limit AND NOT v_busy THEN
         v_next := (SELECT ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)::bigint FROM (

@@ -1,21 +1,23 @@
--- sf_inbox_head: looks at the first p_page due messages and says whose they are.
+-- sf_inbox_head: looks at the first p_page due messages after (p_after_at, p_after_id) and says whose they are.
+-- last_at, last_id: where the page ends
 -- ready:     ids of up to p_want instances that may be claimed now, in the order of their oldest message
 -- ready_new: those of them that have no row yet (each has a start message)
--- parked:    how many instances of the page cannot be claimed by this caller now
 -- dropped:   queue messages without an orchestration, deleted here as the provider guide demands
 -- Called by: sf_fetch_orchestration_item.
 -- Locks: rows that it drops, never waiting.
 -- Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_inbox_head(
     p_now timestamptz, p_page integer, p_want integer, p_min_version bigint, p_max_version bigint,
-    OUT rows_seen bigint, OUT ready text[], OUT ready_new text[], OUT parked bigint, OUT dropped bigint)
+    p_after_at timestamptz, p_after_id bigint,
+    OUT rows_seen bigint, OUT last_at timestamptz, OUT last_id bigint, OUT ready text[], OUT ready_new text[], OUT dropped bigint)
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 DECLARE
     v_orphans text[];
 BEGIN
     WITH page AS MATERIALIZED (
-        SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x WHERE x.visible_at <= p_now
+        SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x
+        WHERE x.visible_at <= p_now AND (x.visible_at, x.message_id) > (p_after_at, p_after_id)
         ORDER BY x.visible_at, x.message_id LIMIT p_page
     ), heads AS MATERIALIZED (
         SELECT p.instance_id, min(p.visible_at) AS visible_at, min(p.message_id) AS message_id, count(*) AS n
@@ -28,7 +30,8 @@ BEGIN
                OR EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = h.instance_id
                             AND s.visible_at <= p_now AND s.kind IN (1, 2))
                OR EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
-               OR EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)) AS known
+               OR EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)
+                            AND s.visible_at <= p_now) AS known
         FROM heads h
         LEFT JOIN sf_instance i ON i.instance_id = h.instance_id
         LEFT JOIN sf_turn t ON t.instance_key = i.instance_key
@@ -37,11 +40,12 @@ BEGIN
         WHERE j.known AND NOT j.leased AND NOT j.incompatible
         ORDER BY j.visible_at, j.message_id LIMIT p_want)
     SELECT (SELECT coalesce(sum(j.n), 0) FROM judged j),
+           (SELECT p.visible_at FROM page p ORDER BY p.visible_at DESC, p.message_id DESC LIMIT 1),
+           (SELECT p.message_id FROM page p ORDER BY p.visible_at DESC, p.message_id DESC LIMIT 1),
            (SELECT coalesce(array_agg(c.instance_id ORDER BY c.visible_at, c.message_id), '{}') FROM chosen c),
            (SELECT coalesce(array_agg(c.instance_id), '{}') FROM chosen c WHERE c.is_new),
-           (SELECT count(*) FROM judged j WHERE j.leased OR j.incompatible OR NOT j.known),
            (SELECT array_agg(j.instance_id) FROM judged j WHERE NOT j.known AND NOT j.leased)
-      INTO rows_seen, ready, ready_new, parked, v_orphans;
+      INTO rows_seen, last_at, last_id, ready, ready_new, v_orphans;
     dropped := 0;
     IF v_orphans IS NOT NULL THEN
         -- Known again in this statement's own snapshot: a start that has arrived since keeps its messages.
@@ -52,7 +56,11 @@ BEGIN
                 WHERE q.instance_id = o.id AND q.visible_at <= p_now AND q.kind = 3
                 LIMIT 1000 FOR UPDATE SKIP LOCKED) x
             WHERE NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = o.id AND s.kind <> 3)
-              AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = o.id)
+              AND NOT EXISTS (
+                SELECT FROM sf_instance i WHERE i.instance_id = o.id AND (
+                    i.orchestration_name IS NOT NULL
+                    OR EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
+                    OR EXISTS (SELECT FROM sf_turn t WHERE t.instance_key = i.instance_key)))
         ), gone AS (
             DELETE FROM sf_inbox x USING doomed d
             WHERE x.instance_id = d.instance_id AND x.visible_at = d.visible_at AND x.message_id = d.message_id

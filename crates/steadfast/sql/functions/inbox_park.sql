@@ -23,7 +23,8 @@ BEGIN
     INSERT INTO sf_instance (instance_id)
     SELECT u.id FROM unnest(v_ids) AS u(id)
     WHERE NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = u.id)
-      AND NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = u.id AND s.kind IN (1, 2))
+      AND NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = u.id AND s.kind IN (1, 2)
+                         AND s.visible_at <= p_now)
     ORDER BY u.id ON CONFLICT DO NOTHING;
     v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
                     ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
@@ -31,7 +32,12 @@ BEGIN
         SELECT i.instance_key, i.instance_id,
                CASE WHEN i.orchestration_name IS NULL
                          AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
-                    THEN -1 ELSE coalesce(i.replay_version, 0) END AS lane
+                         AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key
+                                            AND s.kind IN (1, 2))
+                    THEN -1 ELSE coalesce(i.replay_version, 0) END AS lane,
+               -- Routed, and not due yet: nothing runs before it.
+               (SELECT min(s.visible_at) FROM sf_message s WHERE i.orchestration_name IS NULL
+                   AND s.instance_key = i.instance_key AND s.kind IN (1, 2)) AS start_at
         FROM unnest(v_keys) AS k(id)
         JOIN sf_instance i ON i.instance_key = k.id
         LEFT JOIN sf_turn t ON t.instance_key = i.instance_key
@@ -39,10 +45,12 @@ BEGIN
            OR coalesce(i.replay_version NOT BETWEEN p_min_version AND p_max_version, false)
            OR (i.orchestration_name IS NULL
                AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
-               AND NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = i.instance_id AND s.kind IN (1, 2))
-               AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)))
+               AND NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = i.instance_id AND s.kind IN (1, 2)
+                                  AND s.visible_at <= p_now)
+               AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)
+                                  AND s.visible_at <= p_now))
     ), taken AS MATERIALIZED (
-        SELECT s.instance_key, x.instance_id, x.visible_at, x.message_id FROM stuck s CROSS JOIN LATERAL (
+        SELECT s.instance_key, s.lane, s.start_at, x.instance_id, x.visible_at, x.message_id FROM stuck s CROSS JOIN LATERAL (
             SELECT q.instance_id, q.visible_at, q.message_id FROM sf_inbox q
             WHERE q.instance_id = s.instance_id AND q.visible_at <= p_now
             ORDER BY q.visible_at, q.message_id LIMIT 4096 FOR UPDATE SKIP LOCKED) x
@@ -50,16 +58,16 @@ BEGIN
     ), moved AS (
         DELETE FROM sf_inbox x USING taken k
         WHERE x.instance_id = k.instance_id AND x.visible_at = k.visible_at AND x.message_id = k.message_id
-        RETURNING k.instance_key, x.message_id, x.visible_at, x.kind, x.payload
+        RETURNING k.instance_key, k.lane, k.start_at, x.message_id, x.visible_at, x.kind, x.payload
     ), routed AS (
         INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, kind, payload)
         SELECT m.instance_key, m.message_id, m.visible_at, 0, m.kind, m.payload FROM moved m
-        RETURNING instance_key
     ), counted AS (
-        SELECT r.instance_key, count(*) AS n FROM routed r GROUP BY r.instance_key
+        SELECT m.instance_key, m.lane, m.start_at, count(*) AS n FROM moved m
+        GROUP BY m.instance_key, m.lane, m.start_at
     ), scheduled AS (
         INSERT INTO sf_turn AS t (instance_key, lane, available_at)
-        SELECT c.instance_key, s.lane, p_now FROM counted c JOIN stuck s ON s.instance_key = c.instance_key
+        SELECT c.instance_key, c.lane, coalesce(c.start_at, p_now) FROM counted c
         ON CONFLICT (instance_key) DO UPDATE
            SET available_at = least(t.available_at, excluded.available_at), lane = excluded.lane
          WHERE t.claim IS NULL OR t.available_at <= p_now)

@@ -8,15 +8,18 @@ LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = for
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 DECLARE
     v_now   timestamptz := clock_timestamp();
+    v_held  bytea[];
     v_count bigint;
 BEGIN
-    WITH held AS MATERIALIZED (
+    -- Locked by one statement and updated by the next: an update in the statement that locks would start from the
+    -- version that its snapshot shows, and queue for the newer one behind those who wait for us.
+    v_held := ARRAY(
         SELECT s.session_key FROM sf_session s
         WHERE s.owner = ANY (p_owners) AND s.locked_until > v_now
           AND s.last_activity_at > v_now - p_idle_ms * interval '1 millisecond'
-        ORDER BY s.session_key FOR NO KEY UPDATE)
+        ORDER BY s.session_key FOR NO KEY UPDATE);
     UPDATE sf_session s SET locked_until = v_now + p_extend_ms * interval '1 millisecond'
-    FROM held h WHERE s.session_key = h.session_key;
+    WHERE s.session_key = ANY (v_held);
     GET DIAGNOSTICS v_count = ROW_COUNT;
     RETURN v_count;
 END $$;

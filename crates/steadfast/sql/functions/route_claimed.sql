@@ -1,5 +1,6 @@
 -- sf_route_claimed: hands the claimed instances their due messages: those routed before (counting one more
--- attempt), then those still in the inbox, in order of arrival, up to p_max_messages and p_max_bytes each.
+-- attempt), then those still in the inbox, in order of arrival, up to p_max_messages and p_max_bytes each;
+-- starts come along whatever waits before them, for without them the rest means nothing.
 -- Returns the instances that have any; the others are no longer scheduled.
 -- Called by: sf_fetch_orchestration_item, with the instance rows locked.
 -- Locks: inbox rows, never waiting.
@@ -21,7 +22,10 @@ BEGIN
                 FROM (SELECT q.message_id, q.payload FROM sf_message q
                       WHERE q.instance_key = k.id AND q.visible_at <= p_now
                       ORDER BY q.message_id LIMIT p_max_messages) s) o
-            WHERE o.bytes_before < p_max_bytes) b)
+            WHERE o.bytes_before < p_max_bytes
+            UNION
+            SELECT q.message_id FROM sf_message q
+            WHERE q.instance_key = k.id AND q.kind IN (1, 2) AND q.visible_at <= p_now) b)
     UPDATE sf_message m SET claim = p_claim, attempt_count = m.attempt_count + 1
     FROM again a WHERE m.instance_key = a.instance_key AND m.message_id = a.message_id;
 
@@ -40,13 +44,25 @@ BEGIN
                       FROM sf_inbox x WHERE x.instance_id = i.instance_id AND x.visible_at <= p_now
                       ORDER BY x.visible_at, x.message_id LIMIT greatest(had.room, 0)
                       FOR UPDATE SKIP LOCKED) q) o
-            WHERE o.bytes_before < p_max_bytes) b
+            WHERE o.bytes_before < p_max_bytes
+            UNION
+            SELECT z.instance_id, z.visible_at, z.message_id FROM (
+                SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x
+                WHERE x.instance_id = i.instance_id AND x.kind IN (1, 2) AND x.visible_at <= p_now
+                FOR UPDATE SKIP LOCKED) z) b
     ), moved AS (
         DELETE FROM sf_inbox x USING taken t
         WHERE x.instance_id = t.instance_id AND x.visible_at = t.visible_at AND x.message_id = t.message_id
         RETURNING t.instance_key, x.message_id, x.visible_at, x.kind, x.payload)
     INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, claim, kind, payload)
     SELECT m.instance_key, m.message_id, m.visible_at, 1, p_claim, m.kind, m.payload FROM moved m;
+
+    -- Without a name, a history and a start there is nothing to run: such messages go on waiting for a start.
+    UPDATE sf_message s SET claim = NULL, attempt_count = s.attempt_count - 1
+    FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+    WHERE s.instance_key = k.id AND s.claim = p_claim AND i.orchestration_name IS NULL
+      AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = k.id)
+      AND NOT EXISTS (SELECT FROM sf_message b WHERE b.instance_key = k.id AND b.kind IN (1, 2) AND b.claim = p_claim);
 
     SELECT coalesce(array_agg(k.id) FILTER (WHERE c.any_claimed), '{}'),
            coalesce(array_agg(k.id) FILTER (WHERE NOT c.any_claimed), '{}')

@@ -18,7 +18,7 @@ BEGIN
                 SELECT s.session_key FROM sf_session s WHERE s.owner = ANY (p_owners) AND s.locked_until > p_now
                 UNION ALL
                 (SELECT s.session_key FROM sf_session s WHERE s.locked_until <= p_now
-                 ORDER BY s.locked_until LIMIT 64)) mine
+                 ORDER BY s.locked_until LIMIT 512)) mine
             CROSS JOIN LATERAL unnest(
                 coalesce(p_tags, ARRAY(SELECT g.tag FROM sf_work_tags(mine.session_key) g))) AS t(tag)
             CROSS JOIN LATERAL (

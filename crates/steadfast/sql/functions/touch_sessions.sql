@@ -5,9 +5,12 @@
 CREATE OR REPLACE FUNCTION sf_touch_sessions(p_sessions bytea[], p_now timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+DECLARE
+    v_held bytea[];
 BEGIN
-    UPDATE sf_session s SET last_activity_at = p_now
-    FROM (SELECT l.session_key FROM sf_session l WHERE l.session_key = ANY (p_sessions) AND l.locked_until > p_now
-          ORDER BY l.session_key FOR NO KEY UPDATE SKIP LOCKED) k
-    WHERE s.session_key = k.session_key;
+    -- Two statements: see sf_renew_session_lock.
+    v_held := ARRAY(SELECT l.session_key FROM sf_session l
+                    WHERE l.session_key = ANY (p_sessions) AND l.locked_until > p_now
+                    ORDER BY l.session_key FOR NO KEY UPDATE SKIP LOCKED);
+    UPDATE sf_session s SET last_activity_at = p_now WHERE s.session_key = ANY (v_held);
 END $$;

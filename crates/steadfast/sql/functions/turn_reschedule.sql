@@ -11,11 +11,18 @@ BEGIN
        AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = t.instance_key);
     -- Only the oldest messages are looked at: a backlog of 50,000 must not slow the ack of one turn. A claim
     -- takes at most 1,000, so whatever was delayed together is among them.
+    -- An instance that nobody has started waits for its start: until a routed one is due, or (lane -1) until one
+    -- arrives.
     UPDATE sf_turn t SET claim = NULL, leased_at = NULL, lease_ms = NULL,
-           lane = CASE WHEN i.orchestration_name IS NULL AND t.lane < 0 THEN t.lane ELSE coalesce(i.replay_version, 0) END,
-           available_at = (SELECT min(o.visible_at) FROM (
-                SELECT s.visible_at FROM sf_message s WHERE s.instance_key = t.instance_key
-                ORDER BY s.message_id LIMIT 1001) o)
-    FROM sf_instance i
+           lane = CASE WHEN n.unstarted AND n.start_at IS NULL THEN -1 ELSE coalesce(i.replay_version, 0) END,
+           available_at = CASE WHEN n.unstarted AND n.start_at IS NOT NULL THEN n.start_at ELSE n.due_at END
+    FROM sf_instance i CROSS JOIN LATERAL (
+        SELECT i.orchestration_name IS NULL
+               AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key) AS unstarted,
+               (SELECT min(s.visible_at) FROM sf_message s
+                WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)) AS start_at,
+               (SELECT min(o.visible_at) FROM (
+                    SELECT s.visible_at FROM sf_message s WHERE s.instance_key = i.instance_key
+                    ORDER BY s.message_id LIMIT 1001) o) AS due_at) n
     WHERE t.instance_key = ANY (p_keys) AND i.instance_key = t.instance_key;
 END $$;

@@ -65,6 +65,8 @@ CREATE TABLE sf_inbox (
 ) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000,
         autovacuum_analyze_scale_factor = 0.0, autovacuum_analyze_threshold = 10000000);
 CREATE INDEX sf_inbox_due ON sf_inbox (visible_at, message_id);
+-- Starts are few, and asked for by instance: has anybody started it?
+CREATE INDEX sf_inbox_start ON sf_inbox (instance_id, visible_at, message_id) WHERE kind IN (1, 2);
 
 -- Messages routed to their instance: part of a claim (claim = that of the turn), or waiting for the next.
 CREATE TABLE sf_message (
@@ -78,6 +80,7 @@ CREATE TABLE sf_message (
     PRIMARY KEY (instance_key, message_id)
 ) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000,
         autovacuum_analyze_scale_factor = 0.0, autovacuum_analyze_threshold = 10000000);
+CREATE INDEX sf_message_start ON sf_message (instance_key, message_id) WHERE kind IN (1, 2);
 
 -- Scheduling row of an instance that is leased or has routed messages; absent otherwise.
 -- claim NULL: not leased. available_at: end of the lease, or when the next routed message is due.
@@ -122,7 +125,7 @@ CREATE TABLE sf_session (
     last_activity_at timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 75);
 CREATE INDEX sf_session_owner ON sf_session (owner) WHERE owner IS NOT NULL;
-CREATE INDEX sf_session_free ON sf_session (locked_until);
+CREATE INDEX sf_session_free ON sf_session (locked_until, session_key);
 
 -- Key-values: what earlier executions left (base) and what the current one changed (delta).
 -- changed and delta_value NULL: cleared by the current execution.

@@ -115,9 +115,7 @@ impl OpenError {
 impl From<StoreError> for OpenError {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
-            StoreError::Connect {
-                sqlstate: Some(code), ..
-            } if code.starts_with("28") => OpenErrorKind::Authentication,
+            StoreError::Connect { refused: true, .. } => OpenErrorKind::Authentication,
             StoreError::Connect {
                 sqlstate: Some(code), ..
             } if !code.starts_with("57") && !code.starts_with("53") => OpenErrorKind::Database,

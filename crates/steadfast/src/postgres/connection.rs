@@ -17,6 +17,7 @@ use tracing::Instrument;
 
 use super::error::StoreError;
 use super::params::Params;
+use super::store::later;
 use super::target::{ConnectError, ConnectTarget, Connected};
 use crate::fault::{Fault, Faults, When};
 
@@ -113,6 +114,7 @@ impl From<AttemptError> for StoreError {
             AttemptError::Password(e) => Self::Connect {
                 message: format!("the password provider failed: {e}"),
                 sqlstate: None,
+                refused: false,
             },
         }
     }
@@ -163,6 +165,33 @@ impl managed::Manager for Manager {
             Err(RecycleError::message("closed"))
         } else {
             Ok(())
+        }
+    }
+}
+
+/// How long an administrative call that works through many rows may take.
+const SLOW_CALL: Duration = Duration::from_secs(600);
+
+/// A connection in use. Unless it is given back it is closed: a call that was dropped half-way, with its future, leaves a
+/// connection on which somebody else's answer is still to come.
+struct Checkout {
+    object: Option<managed::Object<Manager>>,
+}
+
+impl Checkout {
+    fn new(object: managed::Object<Manager>) -> Self {
+        Self { object: Some(object) }
+    }
+
+    fn give_back(mut self) {
+        self.object.take();
+    }
+}
+
+impl Drop for Checkout {
+    fn drop(&mut self) {
+        if let Some(object) = self.object.take() {
+            drop(managed::Object::take(object));
         }
     }
 }
@@ -257,7 +286,7 @@ impl Pipe {
 
     /// [`Pipe::call_until`] with the time that reads and enqueues are repeated.
     pub(crate) async fn call_patiently(&self, function: &'static str, params: &Params) -> Result<Vec<Row>, StoreError> {
-        self.call_until(function, params, Instant::now() + self.settings.retry_timeout)
+        self.call_until(function, params, later(self.settings.retry_timeout))
             .await
     }
 
@@ -269,14 +298,21 @@ impl Pipe {
                 message: "injected".to_owned(),
             });
         }
-        let mut connection = self.pool.get().await.map_err(|e| self.pool_error(e))?;
+        let mut connection = Checkout::new(self.pool.get().await.map_err(|e| self.pool_error(e))?);
         let answered = if matches!(before, Some(Fault::Cut)) {
             Err(StoreError::Connection("injected".to_owned()))
         } else {
-            let query = self.query(&mut connection, function, params);
-            match tokio::time::timeout(self.settings.call_timeout, query).await {
-                Ok(answer) => answer,
-                Err(_) => Err(StoreError::Timeout(self.settings.call_timeout)),
+            let timeout = if params.is_slow() {
+                SLOW_CALL
+            } else {
+                self.settings.call_timeout
+            };
+            match connection.object.as_mut() {
+                None => Err(StoreError::Closed),
+                Some(object) => match tokio::time::timeout(timeout, self.query(object, function, params)).await {
+                    Ok(answer) => answer,
+                    Err(_) => Err(StoreError::Timeout(timeout)),
+                },
             }
         };
         let answered = match self.faults.strike(function, When::After).await {
@@ -287,8 +323,8 @@ impl Pipe {
             Some(Fault::Cut) => Err(StoreError::Connection("injected".to_owned())),
             None => answered,
         };
-        if answered.as_ref().is_err_and(StoreError::breaks_connection) {
-            drop(managed::Object::take(connection));
+        if !answered.as_ref().is_err_and(StoreError::breaks_connection) {
+            connection.give_back();
         }
         answered
     }

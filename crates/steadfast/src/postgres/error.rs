@@ -32,10 +32,9 @@ pub(crate) fn classify(sqlstate: &str) -> Class {
         "55P03" | "55006" => Class::Retryable,
         // Statement timeout and cancel, admin and crash shutdown, cannot connect now, idle session timeout.
         "57014" | "57P01" | "57P02" | "57P03" | "57P05" => Class::Retryable,
-        // Sequence of a protocol that a broken connection has torn.
-        "08P01" => Class::Permanent,
         code => match code.get(..2) {
-            // Connection exceptions; serialization failure and deadlock; out of connections, memory or disk;
+            // Connection exceptions (a pooler reports a server that it lost in mid-query as 08P01); serialization failure
+            // and deadlock; out of connections, memory or disk;
             // system errors of the server.
             Some("08" | "40" | "53" | "58") => Class::Retryable,
             _ => Class::Permanent,
@@ -66,7 +65,12 @@ pub(crate) enum StoreError {
     #[error("no free connection within {0:?}")]
     PoolTimeout(Duration),
     #[error("{message}")]
-    Connect { message: String, sqlstate: Option<String> },
+    Connect {
+        message: String,
+        sqlstate: Option<String>,
+        /// The server refused who we are.
+        refused: bool,
+    },
     #[error("the provider is closed")]
     Closed,
     #[error(transparent)]
@@ -101,7 +105,9 @@ impl StoreError {
         match self {
             Self::Connection(_) | Self::Timeout(_) => true,
             // A backend that is shut down may have committed before it could say so.
-            Self::Database { sqlstate, .. } => matches!(sqlstate.as_str(), "57P01" | "57P02" | "08006" | "08007"),
+            Self::Database { sqlstate, .. } => {
+                sqlstate.starts_with("08") || matches!(sqlstate.as_str(), "57P01" | "57P02")
+            }
             _ => false,
         }
     }
@@ -110,6 +116,7 @@ impl StoreError {
     pub(crate) fn breaks_connection(&self) -> bool {
         match self {
             Self::Connection(_) | Self::Timeout(_) => true,
+            Self::Database { sqlstate, .. } if sqlstate.starts_with("08") => true,
             Self::Database { sqlstate, .. } => matches!(
                 sqlstate.as_str(),
                 "0A000" | "26000" | "42P05" | "25006" | "25P03" | "25P04" | "57P01" | "57P02" | "57P03" | "57P05"
@@ -154,6 +161,7 @@ impl From<ConnectError> for StoreError {
     fn from(error: ConnectError) -> Self {
         Self::Connect {
             sqlstate: error.sqlstate().map(|c| c.code().to_owned()),
+            refused: error.is_authentication(),
             message: error.to_string(),
         }
     }
@@ -167,13 +175,13 @@ mod tests {
     #[test]
     fn the_table_of_sqlstates() {
         let retryable = [
-            "08000", "08001", "08003", "08006", "08007", "0A000", "25006", "25P03", "25P04", "26000", "40001", "40002",
-            "40003", "40P01", "42P05", "53000", "53100", "53200", "53300", "53400", "55006", "55P03", "57014", "57P01",
-            "57P02", "57P03", "57P05", "58000", "58030",
+            "08000", "08001", "08003", "08006", "08007", "08P01", "0A000", "25006", "25P03", "25P04", "26000", "40001",
+            "40002", "40003", "40P01", "42P05", "53000", "53100", "53200", "53300", "53400", "55006", "55P03", "57014",
+            "57P01", "57P02", "57P03", "57P05", "58000", "58030",
         ];
         let permanent = [
-            "08P01", "22001", "22003", "22021", "22P02", "22P05", "23502", "23505", "23514", "28000", "28P01", "3D000",
-            "3F000", "42501", "42601", "42703", "42883", "42P01", "54000", "54001", "P0001", "XX000", "XX001",
+            "22001", "22003", "22021", "22P02", "22P05", "23502", "23505", "23514", "28000", "28P01", "3D000", "3F000",
+            "42501", "42601", "42703", "42883", "42P01", "54000", "54001", "P0001", "XX000", "XX001",
         ];
         for code in retryable {
             assert_eq!(classify(code), Class::Retryable, "{code}");

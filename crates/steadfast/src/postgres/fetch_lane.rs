@@ -41,8 +41,6 @@ pub(crate) struct Claimed<I> {
     pub(crate) items: Vec<(Option<usize>, I)>,
     /// Something is held by somebody else for a moment.
     pub(crate) busy: bool,
-    /// Something was passed over because its instance is leased: it may be had when that lease ends.
-    pub(crate) skipped: bool,
     pub(crate) next_due: Option<Duration>,
 }
 
@@ -62,8 +60,6 @@ struct State<C: Claimer> {
     /// Pause between looks while no hints arrive.
     poll_pause: Duration,
     hints_arrive: bool,
-    looks_under_way: usize,
-    skipped: bool,
     /// What was made here for waiters of this process, and has not been seen in their hands yet.
     kept: usize,
     closed: bool,
@@ -96,8 +92,6 @@ impl<C: Claimer> FetchLane<C> {
                 trouble: None,
                 poll_pause: FASTEST_POLL,
                 hints_arrive: false,
-                looks_under_way: 0,
-                skipped: false,
                 kept: 0,
                 closed: false,
             }),
@@ -167,17 +161,10 @@ impl<C: Claimer> FetchLane<C> {
         surplus
     }
 
-    /// Leases have ended here. Only a look that has passed over something for a lease, or may be doing so now, makes
-    /// another look worth while.
+    /// Leases have ended here. Whatever was passed over for them, by this process or another, is seen by a look that
+    /// begins now.
     pub(crate) fn released(self: &Arc<Self>) {
-        {
-            let mut state = self.lock();
-            if !state.skipped && state.looks_under_way == 0 {
-                return;
-            }
-            state.skipped = false;
-            state.wake.signal();
-        }
+        self.lock().wake.signal();
         self.pump();
     }
 
@@ -255,7 +242,6 @@ impl<C: Claimer> FetchLane<C> {
             Ok(Claimed {
                 items: Vec::new(),
                 busy: true,
-                skipped: false,
                 next_due: None,
             })
         } else {
@@ -279,12 +265,7 @@ impl<C: Claimer> FetchLane<C> {
 
     /// Hands items to their waiters; returns those whose waiters are gone.
     fn deliver(&self, look: &Look<C::Group>, ids: &[WaiterId], claimed: Claimed<C::Item>) -> Vec<C::Item> {
-        let Claimed {
-            items,
-            busy,
-            skipped,
-            next_due,
-        } = claimed;
+        let Claimed { items, busy, next_due } = claimed;
         let found = Found {
             items: items.len(),
             busy,
@@ -292,8 +273,6 @@ impl<C: Claimer> FetchLane<C> {
         };
         let mut left = Vec::new();
         let mut state = self.lock();
-        state.looks_under_way -= 1;
-        state.skipped |= skipped;
         let bound: Vec<usize> = items.iter().filter_map(|(seat, _)| *seat).collect();
         let mut free: Vec<WaiterId> = ids
             .iter()
@@ -360,7 +339,6 @@ impl<C: Claimer> FetchLane<C> {
         let passes = error.is_retryable();
         tracing::warn!(target: "steadfast", queue = C::QUEUE.name(), %error, "a fetch failed");
         let mut state = self.lock();
-        state.looks_under_way -= 1;
         for id in ids {
             if state.seats.get(id).is_some_and(|s| s.at_once || !passes)
                 && let Some(seated) = state.seats.remove(id)
@@ -460,8 +438,6 @@ impl<C: Claimer> State<C> {
         if self.closed {
             return Vec::new();
         }
-        let looks = self.wake.looks(Instant::now());
-        self.looks_under_way += looks.len();
-        looks
+        self.wake.looks(Instant::now())
     }
 }

@@ -10,6 +10,7 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::connection::Retry;
 use super::error::{Refusal, StoreError};
 use super::params::Params;
 use super::store::Store;
@@ -160,10 +161,11 @@ pub(crate) async fn settle<B: Coded>(store: Arc<Store>, entries: Vec<Entry<B>>) 
     let mut batches = vec![entries];
     while let Some(entries) = batches.pop() {
         metrics::histogram!("steadfast_batch_calls", "function" => B::FUNCTION).record(entries.len() as f64);
-        match send_once::<B>(&store, &entries, false).await {
+        match send_once::<B>(&store, &entries).await {
             Ok(codes) => answer_each(&store, entries, &codes),
             // The statement itself was refused: somewhere in here is an operation that the checks do not know.
-            Err(error) if !error.is_retryable() && entries.len() > 1 => {
+            // Only what the server says it rolled back may be sent again under new ids.
+            Err(error @ StoreError::Database { .. }) if !error.is_retryable() && entries.len() > 1 => {
                 tracing::warn!(target: "steadfast", function = B::FUNCTION, calls = entries.len(), %error,
                     "a batch was refused; sending it in halves");
                 let mut first = entries;
@@ -180,26 +182,16 @@ pub(crate) async fn settle<B: Coded>(store: Arc<Store>, entries: Vec<Entry<B>>) 
     }
 }
 
-async fn send_once<B: Coded>(store: &Arc<Store>, entries: &[Entry<B>], wait: bool) -> Result<Vec<i64>, StoreError> {
+async fn send_once<B: Coded>(store: &Arc<Store>, entries: &[Entry<B>]) -> Result<Vec<i64>, StoreError> {
     let calls: Vec<&B::Call> = entries.iter().map(|e| &e.call).collect();
     let give_up = calls
         .iter()
         .map(|c| B::give_up(store, c))
         .max()
         .unwrap_or_else(Instant::now);
-    let params = B::params(store, &calls, &Terms::new(store, give_up, wait));
+    let params = B::params(store, &calls, &Terms::new(store, give_up, false));
     let rows = store.pipe.call_until(B::FUNCTION, &params, give_up).await?;
-    let codes: Vec<i64> = match rows.first() {
-        Some(row) => row.try_get(0).map_err(|e| StoreError::Decode(e.to_string()))?,
-        None => Vec::new(),
-    };
-    if codes.len() != entries.len() {
-        return Err(StoreError::Decode(format!(
-            "{} codes for {} operations",
-            codes.len(),
-            entries.len()
-        )));
-    }
+    let codes = codes_of(&rows, entries.len())?;
     let done: Vec<&B::Call> = calls
         .into_iter()
         .zip(&codes)
@@ -210,6 +202,21 @@ async fn send_once<B: Coded>(store: &Arc<Store>, entries: &[Entry<B>], wait: boo
         B::committed(store, &done);
     }
     Ok(codes)
+}
+
+fn codes_of(rows: &[tokio_postgres::Row], wanted: usize) -> Result<Vec<i64>, StoreError> {
+    let codes: Vec<i64> = match rows.first() {
+        Some(row) => row.try_get(0).map_err(|e| StoreError::Decode(e.to_string()))?,
+        None => Vec::new(),
+    };
+    if codes.len() == wanted {
+        Ok(codes)
+    } else {
+        Err(StoreError::Decode(format!(
+            "{} codes for {wanted} operations",
+            codes.len()
+        )))
+    }
 }
 
 fn answer_each<B: Coded>(store: &Arc<Store>, entries: Vec<Entry<B>>, codes: &[i64]) {
@@ -225,25 +232,31 @@ fn answer_each<B: Coded>(store: &Arc<Store>, entries: Vec<Entry<B>>, codes: &[i6
     }
 }
 
-/// The side lane: an operation whose row is held elsewhere waits alone. Few at a time, so that waiting never takes
-/// the connections that others need.
+/// The side lane: an operation whose row is held elsewhere waits alone. Few attempts at a time, each of at most two
+/// seconds, so that neither the connections nor the places in this lane are held for long.
 async fn wait_apart<B: Coded>(store: Arc<Store>, entry: Entry<B>) {
     let give_up = B::give_up(&store, &entry.call);
-    let Ok(_permit) = store.side_lane.acquire().await else {
-        return entry.answer(Err(StoreError::Closed));
+    let params = B::params(&store, &[&entry.call], &Terms::new(&store, give_up, true));
+    let mut retry = Retry::new(give_up);
+    let result = loop {
+        let attempt = {
+            let Ok(_permit) = store.side_lane.acquire().await else {
+                break Err(StoreError::Closed);
+            };
+            store.pipe.call(B::FUNCTION, &params).await
+        };
+        match attempt {
+            Err(error) if error.is_retryable() => {
+                if !retry.pause(B::FUNCTION, &error).await {
+                    break Err(error);
+                }
+            }
+            Err(error) => break Err(error),
+            Ok(rows) => break codes_of(&rows, 1),
+        }
     };
-    if give_up <= Instant::now() {
-        return entry.answer(Err(StoreError::Database {
-            sqlstate: "55P03".to_owned(),
-            message: "the row is held by another transaction".to_owned(),
-        }));
+    if matches!(result.as_deref(), Ok([0])) {
+        B::committed(&store, &[&entry.call]);
     }
-    let entries = vec![entry];
-    let result = send_once::<B>(&store, &entries, true).await;
-    for entry in entries {
-        entry.answer(match &result {
-            Ok(codes) => verdict(codes.first().copied().unwrap_or(BUSY)),
-            Err(error) => Err(error.clone()),
-        });
-    }
+    entry.answer(result.and_then(|codes| verdict(codes.first().copied().unwrap_or(BUSY))));
 }

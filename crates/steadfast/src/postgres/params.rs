@@ -9,6 +9,7 @@ use tokio_postgres::types::{ToSql, Type};
 pub(crate) struct Params {
     values: Vec<Box<dyn ToSql + Sync + Send>>,
     types: Vec<Type>,
+    slow: bool,
 }
 
 macro_rules! adders {
@@ -48,6 +49,16 @@ impl Params {
         byteas: Vec<Vec<u8>> => BYTEA_ARRAY,
         byteas_opt: Vec<Option<Vec<u8>>> => BYTEA_ARRAY,
         maybe_byteas: Option<Vec<Vec<u8>>> => BYTEA_ARRAY,
+    }
+
+    /// The call may take minutes: an administrator's, over many rows.
+    pub(crate) fn slow(mut self) -> Self {
+        self.slow = true;
+        self
+    }
+
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow
     }
 
     pub(crate) fn types(&self) -> &[Type] {

@@ -34,8 +34,8 @@ use crate::token::InvalidToken;
 
 /// A duroxide provider on PostgreSQL. Clones share everything.
 ///
-/// Call [`close`](Self::close) before the process ends; dropping the last clone ends waiting and closes idle
-/// connections, but waits for nothing.
+/// Call [`close`](Self::close) before the process ends; dropping the last clone does the same in the background, if
+/// it happens within a Tokio runtime and that lives on.
 #[derive(Clone)]
 pub struct PostgresProvider(Arc<Handle>);
 
@@ -45,7 +45,14 @@ struct Handle(Arc<Store>);
 impl Drop for Handle {
     fn drop(&mut self) {
         self.0.begin_close();
-        self.0.pipe.close();
+        match tokio::runtime::Handle::try_current() {
+            // Claims that are under way must find connections to give back what they bring.
+            Ok(runtime) if self.0.is_busy() => {
+                let store = Arc::clone(&self.0);
+                runtime.spawn(async move { store.close().await });
+            }
+            _ => self.0.pipe.close(),
+        }
     }
 }
 

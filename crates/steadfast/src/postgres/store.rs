@@ -164,13 +164,13 @@ impl Store {
 
     /// Until when a retry can make sense for a call without a lease.
     pub(crate) fn give_up(&self) -> Instant {
-        Instant::now() + self.pipe.settings().retry_timeout
+        later(self.pipe.settings().retry_timeout)
     }
 
     /// Until when repeating makes sense for a call under a lease: it is refused once the lease has ended. At least
     /// until a connection lost in this very moment can be replaced.
     pub(crate) fn give_up_with_lease(&self, lease: Duration) -> Instant {
-        Instant::now() + lease.max(Duration::from_secs(1)).min(Duration::from_secs(300))
+        later(lease.max(Duration::from_secs(1)))
     }
 
     /// Ends waiting and starts no more work; what is under way ends by itself.
@@ -179,6 +179,11 @@ impl Store {
         self.work.close();
         self.tasks.close();
         self.stop.cancel();
+    }
+
+    /// Whether something is under way.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.tasks.is_empty()
     }
 
     /// Ends everything: claims that come back are returned, connections are closed.
@@ -283,6 +288,11 @@ impl Sessions {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A moment in the future, at most a day away: nothing here is repeated for longer, whatever a caller asks for.
+pub(crate) fn later(delay: Duration) -> Instant {
+    Instant::now() + delay.min(Duration::from_secs(86_400))
 }
 
 /// A column of an answer.

@@ -10,6 +10,7 @@
 )]
 
 mod contract;
+mod crash;
 mod e2e;
 mod harness;
 mod locks;

@@ -130,12 +130,10 @@ async fn decode(
     let mut claimed = Claimed {
         items: Vec::with_capacity(rows.len()),
         busy: false,
-        skipped: false,
         next_due: None,
     };
     for row in &rows {
         claimed.busy |= column::<Option<bool>>(row, "busy")?.unwrap_or(false);
-        claimed.skipped |= column::<Option<bool>>(row, "skipped")?.unwrap_or(false);
         let next_due: Option<i64> = column(row, "next_due_ms")?;
         claimed.next_due = next_due
             .map(|ms| Duration::from_millis(ms.max(0).unsigned_abs()))
@@ -144,15 +142,50 @@ async fn decode(
         if dropped.is_some_and(|n| n > 0) {
             tracing::warn!(target: "steadfast", dropped, "dropped queue messages of orchestrations that nobody started");
         }
-        if column::<Option<i64>>(row, "instance_key")?.is_some()
-            && let Some(turn) = decode_turn(store, group, claim, row).await?
-        {
-            claimed.items.push((None, turn));
+        if column::<Option<i64>>(row, "instance_key")?.is_none() {
+            continue;
+        }
+        match decode_turn(store, group, claim, row).await {
+            Ok(Some(turn)) => claimed.items.push((None, turn)),
+            Ok(None) => {}
+            Err(error) => {
+                tracing::error!(target: "steadfast", %error, "a claimed instance could not be handed over");
+                give_back_row(store, group, claim, row)?;
+            }
         }
     }
     metrics::counter!("steadfast_claimed_items_total", "queue" => Queue::Turns.name())
         .increment(claimed.items.len() as u64);
     Ok(claimed)
+}
+
+/// Gives one instance of a claim back, in the background: the others are not held up by it.
+fn give_back_row(store: &Arc<Store>, group: &TurnGroup, claim: i64, row: &Row) -> Result<(), StoreError> {
+    let message_ids: Vec<i64> = column(row, "message_ids")?;
+    let token = token_of(group, claim, column(row, "instance_key")?, &message_ids);
+    let store = Arc::clone(store);
+    let tasks = store.tasks.clone();
+    tasks.spawn(async move {
+        // Not at once: what failed in passing may need a moment.
+        let call = AbandonedTurn {
+            token,
+            delay: Some(Duration::from_millis(200)),
+            ignore_attempt: true,
+        };
+        if let Err(error) = store.abandon_turns.submit(call).await {
+            tracing::debug!(target: "steadfast", %error, "could not give an instance back; its lease will end");
+        }
+    });
+    Ok(())
+}
+
+fn token_of(group: &TurnGroup, claim: i64, instance_key: i64, message_ids: &[i64]) -> TurnToken {
+    TurnToken {
+        instance_key,
+        claim,
+        upto: message_ids.last().copied().unwrap_or(0),
+        lease: Duration::from_millis(group.lease_ms.unsigned_abs()),
+    }
 }
 
 /// What a row says of the instance itself.
@@ -180,30 +213,16 @@ async fn decode_turn(
     let attempt_count: i32 = column(row, "attempt_count")?;
     let message_ids: Vec<i64> = column(row, "message_ids")?;
     let payloads: Vec<Vec<u8>> = column(row, "messages")?;
-    let token = TurnToken {
-        instance_key: header.instance_key,
-        claim,
-        upto: message_ids.last().copied().unwrap_or(0),
-        lease: Duration::from_millis(group.lease_ms.unsigned_abs()),
-    };
+    let token = token_of(group, claim, header.instance_key, &message_ids);
     let messages = decode_messages(store, &header, claim, &message_ids, &payloads).await?;
     if messages.is_empty() {
         return Ok(None);
     }
     let history = match history(store, &header, row).await {
         Ok(events) => Ok(events),
-        Err(StoreError::Decode(error)) => Err(error),
-        // Trouble that passes is no fault of the history's: the claim goes back, its attempt is not spent.
-        Err(error) => {
-            tracing::warn!(target: "steadfast", instance = %header.instance, %error, "a history could not be read");
-            let call = AbandonedTurn {
-                token,
-                delay: None,
-                ignore_attempt: true,
-            };
-            store.abandon_turns.submit(call).await?;
-            return Ok(None);
-        }
+        // Trouble that passes is no fault of the history's.
+        Err(error) if error.is_retryable() => return Err(error),
+        Err(error) => Err(error.to_string()),
     };
     let name: Option<Vec<u8>> = column(row, "orchestration_name")?;
     let version: Option<Vec<u8>> = column(row, "orchestration_version")?;
@@ -290,10 +309,25 @@ async fn history(store: &Arc<Store>, header: &Header, row: &Row) -> Result<Vec<E
             metrics::counter!("steadfast_history_cache_total", "outcome" => "hit").increment(1);
             return Ok(Vec::clone(&entry.events));
         }
-        // The store counted on an entry that is not what it was: an ack of ours landed without our knowing.
+        // Too large to come along; or the store counted on an entry that is not what it was, because an ack of ours
+        // landed without our knowing.
         metrics::counter!("steadfast_history_cache_total", "outcome" => "stale").increment(1);
         store.cache().remove(header.instance_key);
-        return super::read::read_execution(store, &header.instance, Some(header.execution_id)).await;
+        let events = super::read::read_execution(store, &header.instance, Some(header.execution_id)).await?;
+        let bytes = events
+            .iter()
+            .map(|e| serde_json::to_vec(e).map_or(0, |b| b.len()))
+            .sum();
+        let shared = Arc::new(events);
+        store.cache().put_named(
+            &header.instance,
+            header.instance_key,
+            header.execution_id,
+            header.revision,
+            Arc::clone(&shared),
+            bytes,
+        );
+        return Ok(Vec::clone(&shared));
     }
     metrics::counter!("steadfast_history_cache_total", "outcome" => "miss").increment(1);
     let payloads: Vec<Vec<u8>> = column::<Option<Vec<Vec<u8>>>>(row, "events")?.unwrap_or_default();
@@ -340,7 +374,7 @@ async fn decode_messages(
             .big(claim)
             .bigs(bad)
             .texts(errors);
-        store.pipe.call_patiently("sf_quarantine_messages", &params).await?;
+        store.pipe.call("sf_quarantine_messages", &params).await?;
     }
     Ok(messages)
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::abandon_work_item::AbandonedWork;
 use crate::history_cache::random_id;
-use crate::item::{MessageKind, tag_keys, to_payload};
+use crate::item::{MessageKind, index_key, tag_keys, to_payload};
 use crate::postgres::error::StoreError;
 use crate::postgres::fetch_lane::{Claimed, Claimer};
 use crate::postgres::listen::Queue;
@@ -110,7 +110,7 @@ fn params(group: &WorkGroup, seats: &[String], batch_id: Uuid, claim: i64, retry
         .maybe_byteas(
             group
                 .session_lease_ms
-                .map(|_| seats.iter().map(|s| s.as_bytes().to_vec()).collect()),
+                .map(|_| seats.iter().map(|s| index_key(s.as_bytes())).collect()),
         )
         .big(group.session_lease_ms.unwrap_or(0))
 }
@@ -125,13 +125,12 @@ async fn decode(
     let mut claimed = Claimed {
         items: Vec::with_capacity(rows.len()),
         busy: false,
-        skipped: false,
         next_due: None,
     };
     // Seats of one owner are served in order.
-    let mut places: HashMap<&[u8], Vec<usize>> = HashMap::new();
+    let mut places: HashMap<Vec<u8>, Vec<usize>> = HashMap::new();
     for (n, owner) in seats.iter().enumerate().rev() {
-        places.entry(owner.as_bytes()).or_default().push(n);
+        places.entry(index_key(owner.as_bytes())).or_default().push(n);
     }
     for row in rows {
         claimed.busy |= column::<Option<bool>>(row, "busy")?.unwrap_or(false);
@@ -142,8 +141,14 @@ async fn decode(
         if column::<Option<i64>>(row, "instance_key")?.is_none() {
             continue;
         }
-        let Some(work) = decode_work(store, group, claim, row).await? else {
-            continue;
+        let work = match decode_work(store, group, claim, row).await {
+            Ok(Some(work)) => work,
+            Ok(None) => continue,
+            // The others are not held up by one; its lease gives it back.
+            Err(error) => {
+                tracing::error!(target: "steadfast", %error, "a claimed activity could not be handed over");
+                continue;
+            }
         };
         let owner: Option<Vec<u8>> = column(row, "owner")?;
         let seat = owner
@@ -219,7 +224,7 @@ async fn quarantine(
         .text(error)
         .small(MessageKind::ActivityFailed as i16)
         .bytes(to_payload(&failed)?);
-    store.pipe.call_patiently("sf_quarantine_work_item", &params).await?;
+    store.pipe.call("sf_quarantine_work_item", &params).await?;
     store.turns_available(1);
     Ok(None)
 }

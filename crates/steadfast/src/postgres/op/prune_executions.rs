@@ -58,6 +58,7 @@ pub(crate) async fn prune_bulk(
 
 async fn prune_all(store: &Arc<Store>, ids: Vec<String>, options: &PruneOptions) -> Result<PruneResult, StoreError> {
     let params = Params::new()
+        .slow()
         .uuid(Uuid::new_v4())
         .big(millis(store.pipe.settings().retry_timeout) * 3)
         .texts(storable(ids))

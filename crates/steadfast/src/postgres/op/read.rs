@@ -50,7 +50,8 @@ impl Batch for Reads {
             .bigs_opt(of(|k| k.0))
             .bigs_opt(of(|k| k.1.execution_id))
             .bigs_opt(of(|k| k.1.last_event_id()))
-            .bigs_opt(of(|k| k.1.revision));
+            .bigs_opt(of(|k| k.1.revision))
+            .big(MAX_BYTES);
         let rows = match store.pipe.call_patiently(FUNCTION, &params).await {
             Ok(rows) => rows,
             Err(error) => {
@@ -63,13 +64,64 @@ impl Batch for Reads {
         let mut rows = rows.into_iter().peekable();
         for (n, (entry, cached)) in entries.into_iter().zip(keys).enumerate() {
             let mine = |row: &Row| row.try_get::<_, i64>("op").is_ok_and(|op| op == n as i64 + 1);
-            let answer = match rows.next_if(mine) {
-                Some(row) => decode(&store, &entry.call, cached, &row),
-                None => Ok(Vec::new()),
-            };
-            entry.answer(answer);
+            match rows.next_if(mine).map(|row| decode(&store, &entry.call, cached, &row)) {
+                None => entry.answer(Ok(Vec::new())),
+                Some(Err(error)) => entry.answer(Err(error)),
+                Some(Ok(page)) if page.complete => entry.answer(Ok(page.events)),
+                Some(Ok(page)) => {
+                    let store = Arc::clone(&store);
+                    let tasks = store.tasks.clone();
+                    tasks.spawn(async move {
+                        let rest = read_on(&store, &entry.call, page).await;
+                        entry.answer(rest);
+                    });
+                }
+            }
         }
     }
+}
+
+/// Most bytes of one history in one answer: beyond it there are further calls.
+const MAX_BYTES: i64 = 2 << 20;
+
+/// What has been read of a history.
+struct Page {
+    key: i64,
+    execution_id: i64,
+    revision: i64,
+    events: Vec<Event>,
+    complete: bool,
+}
+
+/// Reads the rest of a large history, page by page.
+async fn read_on(store: &Arc<Store>, call: &Read, mut page: Page) -> Result<Vec<Event>, StoreError> {
+    while !page.complete {
+        let last = page.events.last().map_or(0, |e| e.event_id as i64);
+        let params = Params::new()
+            .texts(vec![call.instance.clone()])
+            .bigs_opt(vec![Some(page.execution_id)])
+            .bigs_opt(vec![Some(page.key)])
+            .bigs_opt(vec![Some(page.execution_id)])
+            .bigs_opt(vec![Some(last)])
+            .bigs_opt(vec![Some(page.revision)])
+            .big(MAX_BYTES);
+        let rows = store.pipe.call_patiently(FUNCTION, &params).await?;
+        let Some(row) = rows.first() else { return Ok(Vec::new()) };
+        if !column::<bool>(row, "partial")? {
+            // It was changed by hand, deleted or re-created meanwhile: what was read is no longer one history.
+            page.events.clear();
+        }
+        page.key = column(row, "instance_key")?;
+        page.revision = column(row, "history_revision")?;
+        page.complete = column(row, "complete")?;
+        page.events.extend(decode_page(call, row)?);
+    }
+    Ok(page.events)
+}
+
+fn decode_page(call: &Read, row: &Row) -> Result<Vec<Event>, StoreError> {
+    let payloads: Vec<Vec<u8>> = column(row, "events")?;
+    decode_history(&payloads).map_err(|e| StoreError::Decode(format!("{}: {e}", call.instance)))
 }
 
 fn cached(store: &Store, call: &Read) -> Option<(i64, CachedHistory)> {
@@ -78,37 +130,34 @@ fn cached(store: &Store, call: &Read) -> Option<(i64, CachedHistory)> {
     cache.get(key).map(|entry| (key, entry))
 }
 
-fn decode(
-    store: &Store,
-    call: &Read,
-    cached: Option<(i64, CachedHistory)>,
-    row: &Row,
-) -> Result<Vec<Event>, StoreError> {
+fn decode(store: &Store, call: &Read, cached: Option<(i64, CachedHistory)>, row: &Row) -> Result<Page, StoreError> {
     let key: i64 = column(row, "instance_key")?;
     let execution_id: i64 = column(row, "execution_id")?;
     let revision: i64 = column(row, "history_revision")?;
     let partial: bool = column(row, "partial")?;
-    let payloads: Vec<Vec<u8>> = column(row, "events")?;
+    let complete: bool = column(row, "complete")?;
+    let bytes: usize = column::<Vec<&[u8]>>(row, "events")?.iter().map(|p| p.len()).sum();
     let mut events = match (partial, cached) {
         (true, Some((_, entry))) => Vec::clone(&entry.events),
         _ => Vec::new(),
     };
-    let fresh = decode_history(&payloads).map_err(|e| StoreError::Decode(format!("{}: {e}", call.instance)))?;
-    let bytes: usize = payloads.iter().map(Vec::len).sum();
-    if partial && !fresh.is_empty() {
+    let fresh = decode_page(call, row)?;
+    if complete && partial && !fresh.is_empty() {
         store.cache().extend_seen(key, execution_id, revision, &fresh, bytes);
-    } else if !partial && call.execution_id.is_none() {
-        store.cache().put_named(
-            &call.instance,
-            key,
-            execution_id,
-            revision,
-            Arc::new(fresh.clone()),
-            bytes,
-        );
+    } else if complete && !partial && call.execution_id.is_none() {
+        let whole = Arc::new(fresh.clone());
+        store
+            .cache()
+            .put_named(&call.instance, key, execution_id, revision, whole, bytes);
     }
     events.extend(fresh);
-    Ok(events)
+    Ok(Page {
+        key,
+        execution_id,
+        revision,
+        events,
+        complete,
+    })
 }
 
 /// A history outside a batch.

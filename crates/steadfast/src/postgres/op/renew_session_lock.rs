@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::item::index_key;
 use crate::postgres::error::StoreError;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column, millis};
@@ -21,7 +22,7 @@ pub(crate) async fn renew(
         return Ok(0);
     }
     let params = Params::new()
-        .byteas(holders.iter().map(|o| o.as_bytes().to_vec()).collect())
+        .byteas(holders.iter().map(|o| index_key(o.as_bytes())).collect())
         .big(millis(extend_for))
         .big(millis(idle_timeout));
     let rows = store

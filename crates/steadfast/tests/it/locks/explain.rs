@@ -27,7 +27,9 @@ impl Session {
         tokio::spawn(async move {
             let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
             while let Some(Ok(message)) = messages.next().await {
-                let AsyncMessage::Notice(notice) = message else { continue };
+                let AsyncMessage::Notice(notice) = message else {
+                    continue;
+                };
                 if let Some((_, plan)) = notice.message().split_once("plan:\n") {
                     let plan = serde_json::from_str(plan).expect("a plan in JSON");
                     ear.lock().unwrap().push(plan);
@@ -96,10 +98,12 @@ impl Explained {
     pub(super) fn breakdown(&self) -> String {
         let mut lines = String::new();
         for plan in &self.plans {
-            let text: String = plan["Query Text"].as_str().unwrap_or("").split_whitespace().collect::<Vec<_>>().join(" ");
-            let text: String = text.chars().take(110).collect();
+            let text = shortened(plan);
             let pages = |key: &str| plan["Plan"][key].as_u64().unwrap_or(0);
-            lines += &format!("{:>8} {text}\n", pages("Shared Hit Blocks") + pages("Shared Read Blocks"));
+            lines += &format!(
+                "{:>8} {text}\n",
+                pages("Shared Hit Blocks") + pages("Shared Read Blocks")
+            );
         }
         lines
     }
@@ -109,7 +113,7 @@ impl Explained {
     pub(super) fn check(&self, most_rows: f64) -> Vec<String> {
         let mut faults = Vec::new();
         for plan in &self.plans {
-            let text = plan["Query Text"].as_str().unwrap_or("");
+            let text = shortened(plan);
             walk(&plan["Plan"], &mut |node| {
                 let kind = node["Node Type"].as_str().unwrap_or("");
                 let relation = node["Relation Name"].as_str().unwrap_or("");
@@ -118,7 +122,7 @@ impl Explained {
                     faults.push(format!("{}: {what} on {relation:?} in: {text}", self.what));
                 };
                 if relation.starts_with("sf_") {
-                    if kind.contains("Seq Scan") || kind.starts_with("Bitmap") {
+                    if kind.contains("Seq Scan") {
                         fault(kind);
                     }
                     let read = (number("Actual Rows")
@@ -141,6 +145,12 @@ impl Explained {
         }
         faults
     }
+}
+
+/// The beginning of a statement, on one line.
+fn shortened(plan: &Value) -> String {
+    let words: Vec<&str> = plan["Query Text"].as_str().unwrap_or("").split_whitespace().collect();
+    words.join(" ").chars().take(160).collect()
 }
 
 fn walk(node: &Value, visit: &mut dyn FnMut(&Value)) {

@@ -1,5 +1,10 @@
 //! Locks: their order, who waits for whom, what the planner does without statistics, and what a shutdown leaves.
 
+mod busy;
 mod crowd;
+mod dice;
 mod explain;
+mod order;
 mod plans;
+#[cfg(feature = "fault-injection")]
+mod shutdown;

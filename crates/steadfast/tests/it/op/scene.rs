@@ -9,6 +9,7 @@ use duroxide::runtime::{OrchestrationStatus, Runtime, RuntimeOptions};
 use duroxide::{Client, Event, EventKind};
 use steadfast::fault::Faults;
 use steadfast::postgres::{Builder, LongPoll, PostgresProvider};
+use tokio_postgres::NoTls;
 use tokio_postgres::types::ToSql;
 
 use crate::harness::{database_url, fresh_schema, raw};
@@ -24,6 +25,8 @@ pub(crate) struct Scene {
     pub(crate) provider: Arc<PostgresProvider>,
     pub(crate) faults: Faults,
     pub(crate) schema: String,
+    /// The server itself, without what may stand in between.
+    pub(crate) direct: String,
 }
 
 impl Scene {
@@ -31,8 +34,26 @@ impl Scene {
         Self::with(&database_url(), |builder| builder).await
     }
 
+    /// In a database of its own, where nobody else's transaction keeps dead rows alive.
+    pub(crate) async fn secluded() -> Self {
+        let database = fresh_schema();
+        let created = raw().await.batch_execute(&format!("CREATE DATABASE {database}")).await;
+        created.expect("create a database");
+        let (server, _) = database_url()
+            .rsplit_once('/')
+            .map(|(s, d)| (s.to_owned(), d.to_owned()))
+            .expect("a URL");
+        let url = format!("{server}/{database}");
+        Self::at(&url, &url, |builder| builder).await
+    }
+
     /// Through another address, and with other settings.
     pub(crate) async fn with(url: &str, settings: impl FnOnce(Builder) -> Builder) -> Self {
+        Self::at(&database_url(), url, settings).await
+    }
+
+    /// On another server.
+    pub(crate) async fn at(direct: &str, url: &str, settings: impl FnOnce(Builder) -> Builder) -> Self {
         let (faults, schema) = (Faults::new(), fresh_schema());
         let builder = settings(builder(url, &schema).faults(faults.clone()));
         let provider = Arc::new(builder.connect().await.expect("open the provider"));
@@ -40,18 +61,19 @@ impl Scene {
             provider,
             faults,
             schema,
+            direct: direct.to_owned(),
         }
     }
 
     /// Another provider on the same schema, without faults, as another process would have.
     pub(crate) async fn another(&self) -> Arc<PostgresProvider> {
-        let opened = builder(&database_url(), &self.schema).connect().await;
+        let opened = builder(&self.direct, &self.schema).connect().await;
         Arc::new(opened.expect("open another provider"))
     }
 
     /// Raw SQL whose unqualified names are this schema's.
     pub(crate) async fn sql(&self) -> tokio_postgres::Client {
-        let client = raw().await;
+        let client = client(&self.direct).await;
         let path = format!("SET search_path TO \"{}\"", self.schema.replace('"', "\"\""));
         client.batch_execute(&path).await.expect("set the search path");
         client
@@ -97,6 +119,16 @@ impl Scene {
     pub(crate) async fn close(self) {
         self.provider.close().await;
     }
+}
+
+/// A connection of its own for raw SQL.
+pub(crate) async fn client(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await.expect("connect for raw SQL");
+    tokio::spawn(async move {
+        // An error here also fails the statement that the test is waiting for.
+        let _ = connection.await;
+    });
+    client
 }
 
 /// Settings for a provider whose fallback poll is too rare to help a test.
@@ -226,8 +258,13 @@ pub(crate) async fn runtime(
     options: RuntimeOptions,
 ) -> (Arc<Runtime>, Client) {
     let provider = Arc::clone(provider) as Arc<dyn Provider>;
-    let runtime =
-        Runtime::start_with_options(Arc::clone(&provider), activities.build(), orchestrations.build(), options).await;
+    let runtime = Runtime::start_with_options(
+        Arc::clone(&provider),
+        activities.build(),
+        orchestrations.build(),
+        options,
+    )
+    .await;
     (runtime, Client::new(provider))
 }
 

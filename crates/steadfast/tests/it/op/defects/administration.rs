@@ -1,8 +1,6 @@
 //! Pruning and deleting around the moment between two executions.
 
-use duroxide::providers::{
-    ExecutionMetadata, InstanceFilter, Provider, ProviderAdmin, PruneOptions, WorkItem,
-};
+use duroxide::providers::{ExecutionMetadata, InstanceFilter, Provider, ProviderAdmin, PruneOptions, WorkItem};
 
 use crate::op::scene::{LONG, Scene, started, turn};
 
@@ -31,9 +29,10 @@ async fn continue_as_new(scene: &Scene, token: &str, instance: &str, execution: 
     };
     let history = vec![started(instance, execution)];
     let messages = vec![next(instance)];
-    let done = scene.provider.ack_orchestration_item(
-        token, execution, history, Vec::new(), messages, metadata, Vec::new(),
-    );
+    let done =
+        scene
+            .provider
+            .ack_orchestration_item(token, execution, history, Vec::new(), messages, metadata, Vec::new());
     done.await.expect("continue as new");
 }
 
@@ -68,7 +67,11 @@ async fn defect_09_pruning_by_age_matches_executions_that_continued() {
         completed_before: Some(an_hour_ago),
         ..InstanceFilter::default()
     };
-    let pruned = scene.provider.prune_executions_bulk(filter, old.clone()).await.expect("prune");
+    let pruned = scene
+        .provider
+        .prune_executions_bulk(filter, old.clone())
+        .await
+        .expect("prune");
     assert_eq!((pruned.instances_processed, pruned.executions_deleted), (1, 2));
     assert_eq!(scene.provider.list_executions("i").await.expect("list"), [3, 4]);
     let again = scene.provider.prune_executions("i", old).await.expect("prune");
@@ -78,7 +81,10 @@ async fn defect_09_pruning_by_age_matches_executions_that_continued() {
         completed_before: Some(now_ms(&scene).await),
     };
     let pruned = scene.provider.prune_executions("i", recent).await.expect("prune");
-    assert_eq!(pruned.executions_deleted, 1, "never the current one, though it has ended");
+    assert_eq!(
+        pruned.executions_deleted, 1,
+        "never the current one, though it has ended"
+    );
     assert_eq!(scene.provider.list_executions("i").await.expect("list"), [4]);
     scene.close().await;
 }

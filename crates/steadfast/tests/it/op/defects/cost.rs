@@ -1,6 +1,6 @@
 //! What others leave in the queues costs a claim nothing, counted in the pages that it touches.
 
-use duroxide::providers::{Provider, ProviderAdmin, TagFilter};
+use duroxide::providers::{DispatcherCapabilityFilter, Provider, ProviderAdmin, SemverRange, TagFilter};
 
 use crate::op::scene::{LONG, Scene, activity, signal, start, turn, work};
 
@@ -9,12 +9,11 @@ const MANY: i64 = 50_000;
 /// Pages touched by a statement that is rolled back.
 async fn pages(scene: &Scene, sql: &str) -> i64 {
     let mut client = scene.sql().await;
-    let mut touched = 0;
-    // The first time reads the catalogue.
-    for _ in 0..2 {
+    let mut fewest = i64::MAX;
+    // The first time reads the catalogue, and so does any after another test has changed it.
+    for _ in 0..6 {
         let transaction = client.transaction().await.expect("begin");
         let plan = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}");
-
 
         let messages = transaction.simple_query(&plan).await.expect("explain");
         let text: String = messages
@@ -26,16 +25,17 @@ async fn pages(scene: &Scene, sql: &str) -> i64 {
             .collect();
         let plan: serde_json::Value = serde_json::from_str(&text).expect("a plan is JSON");
         let of = |key: &str| plan[0]["Plan"][key].as_i64().expect("pages are counted");
-        touched = of("Shared Hit Blocks") + of("Shared Read Blocks");
+        fewest = fewest.min(of("Shared Hit Blocks") + of("Shared Read Blocks"));
         transaction.rollback().await.expect("roll back");
     }
-    touched
+    fewest
 }
 
+const TURN: &str = "SELECT * FROM sf_fetch_orchestration_item(
+    gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 1, '{}', 1000, 1000000)";
+
 async fn turn_pages(scene: &Scene) -> i64 {
-    let sql = "SELECT * FROM sf_fetch_orchestration_item(
-        gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 1, '{}', 1000, 1000000)";
-    pages(scene, sql).await
+    pages(scene, TURN).await
 }
 
 async fn work_pages(scene: &Scene) -> i64 {
@@ -43,22 +43,51 @@ async fn work_pages(scene: &Scene) -> i64 {
     pages(scene, sql).await
 }
 
+/// Pages touched once the table is vacuumed, which other tests' transactions may hinder for a moment.
+async fn vacuumed_pages(scene: &Scene, sql: &str, enough: i64) -> i64 {
+    let mut fewest = i64::MAX;
+    for _ in 0..20 {
+        let vacuumed = scene.sql().await.batch_execute("VACUUM sf_inbox").await;
+        vacuumed.expect("vacuum");
+        fewest = fewest.min(pages(scene, sql).await);
+        if fewest <= enough {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+    fewest
+}
+
 /// No more than half again as many, and a few for the deeper indexes.
 fn assert_as_cheap(what: &str, before: i64, after: i64) {
     println!("{what}: {before} pages, then {after}");
-    assert!(after <= before + before / 2 + 16, "{what}: {before} pages, then {after}");
+    assert!(
+        after <= before + before / 2 + 16,
+        "{what}: {before} pages, then {after}"
+    );
 }
 
 async fn fill(scene: &Scene, sql: &str) {
     let client = scene.sql().await;
-    let rows = client.execute(sql, &[&MANY]).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+    let rows = client
+        .execute(sql, &[&MANY])
+        .await
+        .unwrap_or_else(|error| panic!("{sql}: {error}"));
     assert_eq!(rows, MANY.unsigned_abs());
 }
 
 /// A turn and an activity that anybody may take.
 async fn something_to_do(scene: &Scene) {
-    scene.provider.enqueue_for_orchestrator(start("due"), None).await.expect("start");
-    scene.provider.enqueue_for_worker(activity("due", 2)).await.expect("queue");
+    scene
+        .provider
+        .enqueue_for_orchestrator(start("due"), None)
+        .await
+        .expect("start");
+    scene
+        .provider
+        .enqueue_for_worker(activity("due", 2))
+        .await
+        .expect("queue");
 }
 
 async fn assert_both_are_had(scene: &Scene) {
@@ -68,7 +97,7 @@ async fn assert_both_are_had(scene: &Scene) {
 
 /// Rows that are put beside what is due, by raw SQL, must not be felt.
 async fn costs_nothing(what: &str, sql: &str) {
-    let scene = Scene::open().await;
+    let scene = Scene::secluded().await;
     scene.make("filler").await;
     something_to_do(&scene).await;
     let before = (turn_pages(&scene).await, work_pages(&scene).await);
@@ -76,7 +105,10 @@ async fn costs_nothing(what: &str, sql: &str) {
     assert_as_cheap(&format!("turns beside {what}"), before.0, turn_pages(&scene).await);
     assert_as_cheap(&format!("work beside {what}"), before.1, work_pages(&scene).await);
     assert_both_are_had(&scene).await;
-    let nothing = scene.provider.fetch_work_item(LONG, std::time::Duration::ZERO, None, &TagFilter::default()).await;
+    let nothing = scene
+        .provider
+        .fetch_work_item(LONG, std::time::Duration::ZERO, None, &TagFilter::default())
+        .await;
     assert!(nothing.expect("look").is_none());
     scene.close().await;
 }
@@ -106,7 +138,7 @@ async fn defect_07_future_timers_cost_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_07_sessions_of_others_cost_nothing() {
-    let scene = Scene::open().await;
+    let scene = Scene::secluded().await;
     scene.make("filler").await;
     something_to_do(&scene).await;
     let claim = "SELECT * FROM sf_fetch_work_item(
@@ -125,7 +157,7 @@ async fn defect_07_sessions_of_others_cost_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_07_messages_of_a_locked_instance_cost_nothing() {
-    let scene = Scene::open().await;
+    let scene = Scene::secluded().await;
     let token = scene.claim_turn("locked").await;
     something_to_do(&scene).await;
     let before = turn_pages(&scene).await;
@@ -135,54 +167,115 @@ async fn defect_07_messages_of_a_locked_instance_cost_nothing() {
     fill(&scene, sql).await;
     // Whoever comes first clears the way, and is served.
     assert_eq!(turn(&*scene.provider, LONG).await.0, "due");
-    scene.provider.enqueue_for_orchestrator(start("next"), None).await.expect("start");
+    scene
+        .provider
+        .enqueue_for_orchestrator(start("next"), None)
+        .await
+        .expect("start");
     let soon = turn_pages(&scene).await;
     println!("at once, before any vacuum: {soon} pages");
     assert!(soon < 1_000, "{soon} pages");
-    scene.sql().await.batch_execute("VACUUM sf_inbox").await.expect("vacuum");
-    assert_as_cheap("messages of a locked instance", before, turn_pages(&scene).await);
+    let after = vacuumed_pages(&scene, TURN, before + before / 2).await;
+    assert_as_cheap("messages of a locked instance", before, after);
     assert_eq!(turn(&*scene.provider, LONG).await.0, "next");
     // They are not lost: the instance gets them, in bounded portions.
-    assert_eq!(scene.number("SELECT count(*) FROM sf_message WHERE kind = 7", &[]).await, MANY);
-    scene.provider.renew_orchestration_item_lock(&token, LONG).await.expect("still leased");
+    assert_eq!(
+        scene
+            .number("SELECT count(*) FROM sf_message WHERE kind = 7", &[])
+            .await,
+        MANY
+    );
+    scene
+        .provider
+        .renew_orchestration_item_lock(&token, LONG)
+        .await
+        .expect("still leased");
     scene.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_07_messages_of_an_incompatible_version_cost_nothing() {
-    let scene = Scene::open().await;
+    let scene = Scene::secluded().await;
     scene.make("filler").await;
     something_to_do(&scene).await;
     let claim = "SELECT * FROM sf_fetch_orchestration_item(
         gen_random_uuid(), false, 1, 1, 60000, 1, 1000, 1, '{}', 1000, 1000000)";
-    let before = pages(&scene, claim).await;
     // One instance for each message, all pinned to a version that this dispatcher does not run.
     let sql = "INSERT INTO sf_instance (instance_id, orchestration_name, replay_version)
         SELECT 'p' || n, 'trial', 5000 FROM generate_series(1, $1::bigint) n";
     fill(&scene, sql).await;
     let sql = "INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
         SELECT 'p' || n, clock_timestamp() - interval '1 hour', 7, 'x' FROM generate_series(1, $1::bigint) n";
+    // Less than a page of them stays where it is: with 50,000 it costs what it costs with 71.
+    scene.sql().await.execute(sql, &[&71i64]).await.expect("a few");
+    let before = pages(&scene, claim).await;
     fill(&scene, sql).await;
+    // Less than a page of them stays where it is.
     let client = scene.sql().await;
     let mut claims = 0;
-    while scene.number("SELECT count(*) FROM sf_inbox WHERE instance_id <> 'due'", &[]).await > 0 {
+    while scene
+        .number("SELECT count(*) FROM sf_inbox WHERE instance_id <> 'due'", &[])
+        .await
+        >= 72
+    {
         client.query(claim, &[]).await.expect("claim");
         claims += 1;
         assert!(claims <= 2 + MANY / 50, "the way is never cleared");
     }
     println!("{claims} claims cleared the way");
-    scene.sql().await.batch_execute("DELETE FROM sf_turn WHERE claim = 1; VACUUM sf_inbox").await.expect("vacuum");
-    scene.provider.enqueue_for_orchestrator(signal("filler", ""), None).await.expect("signal");
-    assert_as_cheap("messages of an incompatible version", before, pages(&scene, claim).await);
+    scene
+        .provider
+        .enqueue_for_orchestrator(signal("filler", ""), None)
+        .await
+        .expect("signal");
+    assert_as_cheap(
+        "messages of an incompatible version",
+        before,
+        vacuumed_pages(&scene, claim, before).await,
+    );
+    scene.close().await;
+}
+
+/// A dispatcher gets past them by itself, soon, and is served.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn defect_07_messages_of_an_incompatible_version_hide_nothing() {
+    let scene = Scene::secluded().await;
+    let sql = "INSERT INTO sf_instance (instance_id, orchestration_name, replay_version)
+        SELECT 'p' || n, 'trial', 5000 FROM generate_series(1, $1::bigint) n";
+    fill(&scene, sql).await;
+    let sql = "INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
+        SELECT 'p' || n, clock_timestamp() - interval '1 hour', 7, 'x' FROM generate_series(1, $1::bigint) n";
+    fill(&scene, sql).await;
+    scene
+        .provider
+        .enqueue_for_orchestrator(start("due"), None)
+        .await
+        .expect("start");
+    let range = SemverRange::new(semver::Version::new(0, 1, 0), semver::Version::new(0, 2, 0));
+    let filter = DispatcherCapabilityFilter {
+        supported_duroxide_versions: vec![range],
+    };
+    let began = std::time::Instant::now();
+    let fetched = scene.provider.fetch_orchestration_item(LONG, LONG, Some(&filter)).await;
+    println!(
+        "found after {:?}, {} messages left",
+        began.elapsed(),
+        scene.rows("sf_inbox").await
+    );
+    let (item, _, _) = fetched.expect("fetch").expect("the one that is due");
+    assert_eq!(item.instance, "due");
     scene.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_08_system_metrics_do_not_scan_a_big_history() {
-    let scene = Scene::open().await;
+    let scene = Scene::secluded().await;
     scene.make("i").await;
     let metrics = scene.provider.get_system_metrics().await.expect("metrics");
-    assert_eq!((metrics.total_instances, metrics.total_executions, metrics.total_events), (1, 1, 1));
+    assert_eq!(
+        (metrics.total_instances, metrics.total_executions, metrics.total_events),
+        (1, 1, 1)
+    );
     let sql = "INSERT INTO sf_event (instance_key, execution_id, event_id, kind, payload)
         SELECT i.instance_key, 1, n + $1::bigint * ROUND, 0, repeat('x', 100)::bytea
         FROM generate_series(2, $1::bigint + 1) n, sf_instance i";

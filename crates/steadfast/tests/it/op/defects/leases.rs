@@ -4,9 +4,7 @@ use std::time::Duration;
 
 use duroxide::providers::{Provider, TagFilter, WorkItem};
 
-use crate::op::scene::{
-    LONG, Scene, ack_turn, activity, assert_stale, completed, signal, start, started, turn, work,
-};
+use crate::op::scene::{LONG, Scene, ack_turn, activity, assert_stale, completed, signal, start, started, turn, work};
 
 const FIVE_MINUTES_MS: i64 = 300_000;
 
@@ -29,37 +27,69 @@ async fn a_wrong_clock_changes_no_lease(skew_ms: i64) {
     assert_lease(&scene, "sf_turn", 60).await;
     let stolen = punctual.fetch_orchestration_item(LONG, Duration::ZERO, None).await;
     assert!(stolen.expect("look").is_none());
-    scene.provider.renew_orchestration_item_lock(&token, LONG / 2).await.expect("renew");
+    scene
+        .provider
+        .renew_orchestration_item_lock(&token, LONG / 2)
+        .await
+        .expect("renew");
     assert_lease(&scene, "sf_turn", 30).await;
     // What it makes is due at once for the others, and a delay is as long as it should be.
-    let done = ack_turn(&*scene.provider, &token, "i", vec![activity("i", 2)], vec![signal("i", "")]).await;
+    let done = ack_turn(
+        &*scene.provider,
+        &token,
+        "i",
+        vec![activity("i", 2)],
+        vec![signal("i", "")],
+    )
+    .await;
     done.expect("acknowledge");
     let (instance, token, _) = turn(&*punctual, LONG).await;
     assert_eq!(instance, "i");
     // And the wrong clock respects the leases of others.
-    let stolen = scene.provider.fetch_orchestration_item(LONG, Duration::ZERO, None).await;
+    let stolen = scene
+        .provider
+        .fetch_orchestration_item(LONG, Duration::ZERO, None)
+        .await;
     assert!(stolen.expect("look").is_none());
     assert_lease(&scene, "sf_turn", 60).await;
-    punctual.abandon_orchestration_item(&token, None, true).await.expect("abandon");
+    punctual
+        .abandon_orchestration_item(&token, None, true)
+        .await
+        .expect("abandon");
 
     let (_, token, _) = work(&*scene.provider, LONG).await;
     assert_lease(&scene, "sf_work", 60).await;
-    let nothing = punctual.fetch_work_item(LONG, Duration::ZERO, None, &TagFilter::default()).await;
+    let nothing = punctual
+        .fetch_work_item(LONG, Duration::ZERO, None, &TagFilter::default())
+        .await;
     assert!(nothing.expect("look").is_none());
-    scene.provider.renew_work_item_lock(&token, LONG / 2).await.expect("renew");
+    scene
+        .provider
+        .renew_work_item_lock(&token, LONG / 2)
+        .await
+        .expect("renew");
     assert_lease(&scene, "sf_work", 30).await;
-    scene.provider.abandon_work_item(&token, Some(LONG), false).await.expect("abandon");
+    scene
+        .provider
+        .abandon_work_item(&token, Some(LONG), false)
+        .await
+        .expect("abandon");
     let soon = "SELECT count(*) FROM sf_work WHERE available_at - clock_timestamp() BETWEEN '50 s' AND '60 s'";
     assert_eq!(scene.number(soon, &[]).await, 1);
 
-    let sent = scene.provider.enqueue_for_orchestrator(start("later"), Some(LONG)).await;
+    let sent = scene
+        .provider
+        .enqueue_for_orchestrator(start("later"), Some(LONG))
+        .await;
     sent.expect("start later");
     let soon = "SELECT count(*) FROM sf_inbox WHERE instance_id = 'later'
                     AND visible_at - clock_timestamp() BETWEEN '50 s' AND '60 s'";
     assert_eq!(scene.number(soon, &[]).await, 1);
 
     // All that it does change: when its own timers are due.
-    let fire_at_ms = scene.number("SELECT extract(epoch FROM clock_timestamp())::bigint * 1000", &[]).await;
+    let fire_at_ms = scene
+        .number("SELECT extract(epoch FROM clock_timestamp())::bigint * 1000", &[])
+        .await;
     let timer = WorkItem::TimerFired {
         instance: "i".to_owned(),
         execution_id: 1,
@@ -67,9 +97,18 @@ async fn a_wrong_clock_changes_no_lease(skew_ms: i64) {
         fire_at_ms: fire_at_ms.unsigned_abs(),
     };
     let (_, token, _) = turn(&*scene.provider, LONG).await;
-    let history = vec![duroxide::Event { event_id: 9, ..started("i", 1) }];
+    let history = vec![duroxide::Event {
+        event_id: 9,
+        ..started("i", 1)
+    }];
     let done = scene.provider.ack_orchestration_item(
-        &token, 1, history, Vec::new(), vec![timer], Default::default(), Vec::new(),
+        &token,
+        1,
+        history,
+        Vec::new(),
+        vec![timer],
+        Default::default(),
+        Vec::new(),
     );
     done.await.expect("acknowledge");
     let due = "SELECT count(*) FROM sf_inbox WHERE kind = 4 AND visible_at = to_timestamp($1::bigint / 1000.0)";
@@ -91,12 +130,23 @@ async fn defect_04_a_clock_that_is_slow_changes_no_lease() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_05_events_can_be_appended() {
     let scene = Scene::open().await;
-    scene.provider.append_with_execution("i", 1, vec![started("i", 1)]).await.expect("append");
+    scene
+        .provider
+        .append_with_execution("i", 1, vec![started("i", 1)])
+        .await
+        .expect("append");
     let history = scene.provider.read_with_execution("i", 1).await.expect("read");
     assert_eq!(history.iter().map(|event| event.event_id).collect::<Vec<_>>(), [1]);
     scene.make("made").await;
-    let more = duroxide::Event { event_id: 2, ..started("made", 1) };
-    scene.provider.append_with_execution("made", 1, vec![more]).await.expect("append");
+    let more = duroxide::Event {
+        event_id: 2,
+        ..started("made", 1)
+    };
+    scene
+        .provider
+        .append_with_execution("made", 1, vec![more])
+        .await
+        .expect("append");
     assert_eq!(scene.provider.read("made").await.expect("read").len(), 2);
     scene.close().await;
 }
@@ -112,9 +162,17 @@ async fn defect_05_no_lease_is_born_expired() {
     let waiter = scene.another().await;
     let waiting = tokio::spawn(async move { work(&*waiter, Duration::from_secs(2)).await });
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    scene.provider.enqueue_for_worker(activity("i", 3)).await.expect("queue");
+    scene
+        .provider
+        .enqueue_for_worker(activity("i", 3))
+        .await
+        .expect("queue");
     let (_, token, _) = waiting.await.expect("no panic");
-    scene.provider.ack_work_item(&token, None).await.expect("the lease lives");
+    scene
+        .provider
+        .ack_work_item(&token, None)
+        .await
+        .expect("the lease lives");
     scene.close().await;
 }
 
@@ -123,8 +181,16 @@ async fn defect_05_an_ack_cannot_commit_after_a_takeover() {
     const SHORT: Duration = Duration::from_millis(400);
     let scene = Scene::open().await;
     let other = scene.another().await;
-    scene.provider.enqueue_for_orchestrator(start("i"), None).await.expect("start");
-    scene.provider.enqueue_for_worker(activity("j", 2)).await.expect("queue");
+    scene
+        .provider
+        .enqueue_for_orchestrator(start("i"), None)
+        .await
+        .expect("start");
+    scene
+        .provider
+        .enqueue_for_worker(activity("j", 2))
+        .await
+        .expect("queue");
     let (_, turn_token, _) = turn(&*scene.provider, SHORT).await;
     let (_, work_token, _) = work(&*scene.provider, SHORT).await;
     let (instance, turn_heir, attempts) = turn(&*other, LONG).await;
@@ -141,8 +207,13 @@ async fn defect_05_an_ack_cannot_commit_after_a_takeover() {
     assert_stale(late.abandon_work_item(&work_token, None, false).await);
     assert_eq!((scene.rows("sf_event").await, scene.rows("sf_inbox").await), (0, 0));
 
-    ack_turn(&*other, &turn_heir, "i", Vec::new(), Vec::new()).await.expect("the heir's turn");
-    other.ack_work_item(&work_heir, Some(completed("j", 2))).await.expect("the heir's activity");
+    ack_turn(&*other, &turn_heir, "i", Vec::new(), Vec::new())
+        .await
+        .expect("the heir's turn");
+    other
+        .ack_work_item(&work_heir, Some(completed("j", 2)))
+        .await
+        .expect("the heir's activity");
     other.close().await;
     scene.close().await;
 }
@@ -151,11 +222,17 @@ async fn defect_05_an_ack_cannot_commit_after_a_takeover() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn defect_05_an_ack_that_waited_past_its_lease_is_refused() {
     let scene = Scene::open().await;
-    scene.provider.enqueue_for_orchestrator(start("i"), None).await.expect("start");
+    scene
+        .provider
+        .enqueue_for_orchestrator(start("i"), None)
+        .await
+        .expect("start");
     let (_, token, _) = turn(&*scene.provider, Duration::from_millis(800)).await;
     let mut holder = scene.sql().await;
     let held = holder.transaction().await.expect("begin");
-    held.execute("SELECT FROM sf_instance FOR UPDATE", &[]).await.expect("hold the row");
+    held.execute("SELECT FROM sf_instance FOR UPDATE", &[])
+        .await
+        .expect("hold the row");
     let provider = scene.provider.clone();
     let late = tokio::spawn(async move { ack_turn(&*provider, &token, "i", Vec::new(), Vec::new()).await });
     tokio::time::sleep(Duration::from_millis(1000)).await;
@@ -165,7 +242,9 @@ async fn defect_05_an_ack_that_waited_past_its_lease_is_refused() {
     assert_eq!(scene.rows("sf_event").await, 0);
     let (_, heir, attempts) = turn(&*scene.provider, LONG).await;
     assert_eq!(attempts, 2);
-    ack_turn(&*scene.provider, &heir, "i", Vec::new(), Vec::new()).await.expect("the heir's turn");
+    ack_turn(&*scene.provider, &heir, "i", Vec::new(), Vec::new())
+        .await
+        .expect("the heir's turn");
     scene.close().await;
 }
 
@@ -176,8 +255,16 @@ async fn defect_05_a_renewal_counts_from_now() {
     // Shorter than what is left, then longer.
     for seconds in [5, 90] {
         let extend = Duration::from_secs(seconds);
-        scene.provider.renew_orchestration_item_lock(&turn_token, extend).await.expect("renew");
-        scene.provider.renew_work_item_lock(&work_token, extend).await.expect("renew");
+        scene
+            .provider
+            .renew_orchestration_item_lock(&turn_token, extend)
+            .await
+            .expect("renew");
+        scene
+            .provider
+            .renew_work_item_lock(&work_token, extend)
+            .await
+            .expect("renew");
         let seconds = i32::try_from(seconds).expect("small");
         assert_lease(&scene, "sf_turn", seconds).await;
         assert_lease(&scene, "sf_work", seconds).await;

@@ -35,7 +35,10 @@ async fn defect_10_a_ledger_that_cannot_be_read_is_an_error() {
     );
     admin.batch_execute(&grants).await.expect("make a role");
     for migrations in [Migrations::Apply, Migrations::Verify] {
-        let opened = builder(&url_of(&user), &scene.schema).migrations(migrations).connect().await;
+        let opened = builder(&url_of(&user), &scene.schema)
+            .migrations(migrations)
+            .connect()
+            .await;
         let error = opened.expect_err("it may not read the ledger");
         assert_eq!(error.kind(), OpenErrorKind::Database, "{error}");
         assert!(error.to_string().contains("42501"), "{error}");
@@ -54,12 +57,22 @@ async fn defect_10_a_ledger_that_is_slow_is_an_error() {
     let before = ledger(&scene).await;
     let mut holder = scene.sql().await;
     let held = holder.transaction().await.expect("begin");
-    held.batch_execute("LOCK TABLE sf_ledger").await.expect("lock the ledger");
+    held.batch_execute("LOCK TABLE sf_ledger")
+        .await
+        .expect("lock the ledger");
     let url = format!("{}?options=-c%20statement_timeout%3D300", database_url());
-    let error = builder(&url, &scene.schema).connect().await.expect_err("the ledger is locked");
+    let error = builder(&url, &scene.schema)
+        .connect()
+        .await
+        .expect_err("the ledger is locked");
     assert_eq!(error.kind(), OpenErrorKind::Database, "{error}");
     held.rollback().await.expect("let go");
     assert_eq!(ledger(&scene).await, before);
-    builder(&url, &scene.schema).connect().await.expect("open").close().await;
+    builder(&url, &scene.schema)
+        .connect()
+        .await
+        .expect("open")
+        .close()
+        .await;
     scene.close().await;
 }

@@ -33,7 +33,9 @@ async fn an_ack_outlives(sql: &str, table: &str) {
     let (running, client) = runtime(&scene.provider, echo(), chain(), RuntimeOptions::default()).await;
     let hand = scene.sql().await;
     gate.close().await;
-    client.start_orchestration("i", "chain", "output").await.expect("start");
+    // Where the gate stops messages, the start waits there too.
+    let starter = client.clone();
+    let starting = tokio::spawn(async move { starter.start_orchestration("i", "chain", "output").await });
     let mut blows = 0;
     while blows < BLOWS {
         for pid in gate.queue(1).await {
@@ -43,10 +45,15 @@ async fn an_ack_outlives(sql: &str, table: &str) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     gate.open().await;
+    starting.await.expect("no panic").expect("start");
     assert_eq!(output(&client, "i").await, "output");
     running.shutdown(Some(1_000)).await;
     let completions = "SELECT count(*) FROM sf_event WHERE kind IN (11, 2)";
-    assert_eq!(scene.number(completions, &[]).await, 3, "two activities and the end, once each");
+    assert_eq!(
+        scene.number(completions, &[]).await,
+        3,
+        "two activities and the end, once each"
+    );
     scene.close().await;
 }
 
@@ -95,7 +102,11 @@ async fn defect_02_acks_outlive_every_passing_error() {
         "0A000", "26000",
     ];
     let scene = Scene::open().await;
-    for function in ["sf_ack_orchestration_item", "sf_ack_work_item", "sf_enqueue_for_orchestrator"] {
+    for function in [
+        "sf_ack_orchestration_item",
+        "sf_ack_work_item",
+        "sf_enqueue_for_orchestrator",
+    ] {
         for code in PASSING {
             scene.faults.add(Rule {
                 function,
@@ -109,7 +120,10 @@ async fn defect_02_acks_outlive_every_passing_error() {
     let (running, client) = runtime(&scene.provider, echo(), chain(), RuntimeOptions::default()).await;
     // Three calls share the errors, so each is repeated more often than the runtime would repeat it.
     for instance in ["a", "b"] {
-        client.start_orchestration(instance, "chain", instance).await.expect("start");
+        client
+            .start_orchestration(instance, "chain", instance)
+            .await
+            .expect("start");
     }
     for instance in ["a", "b"] {
         assert_eq!(output(&client, instance).await, instance);
@@ -149,10 +163,10 @@ async fn defect_03_trouble_with_a_renewal_does_not_cancel_the_activity() {
             }
         }
     });
-    let orchestrations = OrchestrationRegistry::builder().register(
-        "patient",
-        |ctx: OrchestrationContext, _: String| async move { ctx.schedule_activity("long", "").await },
-    );
+    let orchestrations = OrchestrationRegistry::builder()
+        .register("patient", |ctx: OrchestrationContext, _: String| async move {
+            ctx.schedule_activity("long", "").await
+        });
     let options = RuntimeOptions {
         worker_lock_timeout: Duration::from_secs(3),
         worker_lock_renewal_buffer: Duration::from_millis(1500),
@@ -163,7 +177,11 @@ async fn defect_03_trouble_with_a_renewal_does_not_cancel_the_activity() {
     assert_eq!(output(&client, "i").await, "done");
     assert_eq!(runs.load(Ordering::SeqCst), 1);
     assert!(!cancelled.load(Ordering::SeqCst));
-    assert!(scene.faults.struck() >= 6, "only {} renewals met trouble", scene.faults.struck());
+    assert!(
+        scene.faults.struck() >= 6,
+        "only {} renewals met trouble",
+        scene.faults.struck()
+    );
     running.shutdown(Some(1_000)).await;
     scene.close().await;
 }
