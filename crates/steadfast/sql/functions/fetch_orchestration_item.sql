@@ -41,6 +41,7 @@ DECLARE
     v_next_at  timestamptz;
     v_next_id  bigint;
     v_wide     integer := 0;
+    v_crowded  boolean := false;
     v_busy     boolean := false;
     v_held     boolean;            -- some of the head are held elsewhere
     v_closed   boolean;
@@ -128,10 +129,12 @@ BEGIN
                 RETURNING t.instance_key)
             SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
             v_busy := v_busy OR v_held;
+            EXIT WHEN cardinality(v_keys) >= p_limit;
             IF v_held AND v_wide = 0 THEN
                 v_wide := 64;
             ELSE
                 EXIT WHEN v_rows < v_page;
+                v_crowded := true;
                 v_wide := 0;
                 v_at := v_next_at;
                 v_id := v_next_id;
@@ -140,9 +143,9 @@ BEGIN
         IF cardinality(v_keys) > 0 THEN
             v_keys := sf_route_claimed(v_keys, p_claim, v_now, p_max_messages, p_max_bytes);
         END IF;
-        IF cardinality(v_keys) < p_limit AND v_rows >= v_page THEN
-            -- The whole page was of no use to this caller: move such messages out of everybody's way, many at a
-            -- time, for what is due behind them waits.
+        IF v_crowded THEN
+            -- A whole page did not serve this caller: move what nobody of his kind can take out of everybody's way,
+            -- many at a time, for what is due behind it waits.
             v_parked := sf_inbox_park(v_now, greatest(v_page, 4096), p_min_version, p_max_version);
             v_busy := v_busy OR v_parked > 0;
         END IF;

@@ -1,4 +1,5 @@
 -- sf_inbox_head: looks at the first p_page due messages after (p_after_at, p_after_id) and says whose they are.
+-- p_except: ids that are held by somebody else at the moment
 -- last_at, last_id: where the page ends
 -- ready:     ids of up to p_want instances that may be claimed now, in the order of their oldest message
 -- ready_new: those of them that have no row yet (each has a start message)
@@ -8,7 +9,7 @@
 -- Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_inbox_head(
     p_now timestamptz, p_page integer, p_want integer, p_min_version bigint, p_max_version bigint,
-    p_after_at timestamptz, p_after_id bigint,
+    p_after_at timestamptz, p_after_id bigint, p_except text[],
     OUT rows_seen bigint, OUT last_at timestamptz, OUT last_id bigint, OUT ready text[], OUT ready_new text[], OUT dropped bigint)
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
@@ -37,7 +38,7 @@ BEGIN
         LEFT JOIN sf_turn t ON t.instance_key = i.instance_key
     ), chosen AS (
         SELECT j.instance_id, j.is_new, j.visible_at, j.message_id FROM judged j
-        WHERE j.known AND NOT j.leased AND NOT j.incompatible
+        WHERE j.known AND NOT j.leased AND NOT j.incompatible AND NOT j.instance_id = ANY (p_except)
         ORDER BY j.visible_at, j.message_id LIMIT p_want)
     SELECT (SELECT coalesce(sum(j.n), 0) FROM judged j),
            (SELECT p.visible_at FROM page p ORDER BY p.visible_at DESC, p.message_id DESC LIMIT 1),

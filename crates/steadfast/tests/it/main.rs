@@ -16,4 +16,5 @@ mod harness;
 mod locks;
 mod op;
 mod proxy;
+mod routing;
 mod upgrade;

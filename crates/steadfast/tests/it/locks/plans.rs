@@ -201,7 +201,7 @@ fn single_calls() -> Vec<(&'static str, String)> {
         ),
         (
             "read_history",
-            format!("SELECT * FROM sf_read_history({ids}, {none}, {none}, {none}, {none}, {none})"),
+            format!("SELECT * FROM sf_read_history({ids}, {none}, {none}, {none}, {none}, {none}, 16777216)"),
         ),
         (
             "enqueue_for_orchestrator",

@@ -1,5 +1,7 @@
 //! Operations under trouble: calls whose outcome is unknown, and what breaks the existing providers.
 
+#![allow(clippy::print_stdout, reason = "a test that fails tells its seeds and counts")]
+
 mod defects;
 mod doubt;
 pub(crate) mod gate;

@@ -77,7 +77,7 @@ async fn everything_else(provider: &PostgresProvider, ended: &str) {
     use duroxide::providers::{Provider, PruneOptions, SessionFetchConfig, TagFilter, WorkItem};
     use std::time::Duration;
     provider
-        .append_with_execution("appended", 1, vec![place::event("appended", 1, 1, place::started())])
+        .append_with_execution(ended, 1, vec![place::event(ended, 1, 100, place::started())])
         .await
         .expect("append");
     let WorkItem::ActivityExecute {
@@ -87,7 +87,7 @@ async fn everything_else(provider: &PostgresProvider, ended: &str) {
         name,
         input,
         ..
-    } = place::activity("appended", 5)
+    } = place::activity(ended, 5)
     else {
         unreachable!("it is an activity")
     };
