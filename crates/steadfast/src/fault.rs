@@ -32,10 +32,14 @@ mod absent {
     use super::{Fault, When};
 
     /// No faults.
-    #[derive(Debug, Clone, Default)]
+    #[derive(Debug, Clone)]
     pub(crate) struct Faults;
 
     impl Faults {
+        #[inline]
+        pub(crate) fn none() -> Self {
+            Self
+        }
         #[inline]
         pub(crate) async fn strike(&self, _: &str, _: When) -> Option<Fault> {
             None
@@ -123,6 +127,10 @@ mod injected {
         /// its own timers, which is what a test wants to see.
         pub fn set_clock_skew_ms(&self, skew_ms: i64) {
             self.0.clock_skew_ms.store(skew_ms, Ordering::SeqCst);
+        }
+
+        pub(crate) fn none() -> Self {
+            Self::default()
         }
 
         pub(crate) async fn strike(&self, function: &str, when: When) -> Option<Fault> {

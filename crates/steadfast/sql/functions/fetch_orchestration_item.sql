@@ -41,6 +41,7 @@ DECLARE
     v_next_at  timestamptz;
     v_next_id  bigint;
     v_wide     integer := 0;
+    v_except   text[] := '{}';
     v_crowded  boolean := false;
     v_busy     boolean := false;
     v_held     boolean;            -- some of the head are held elsewhere
@@ -88,13 +89,14 @@ BEGIN
             EXIT WHEN NOT v_held OR cardinality(v_keys) >= p_limit;
         END LOOP;
 
-        -- 2. The inbox, page by page, for as many as are still wanted; once more and wider where some are held.
-        FOR v_look IN 1..4 LOOP
+        -- 2. The inbox, page by page, for as many as are still wanted; a page once more, and wider, without those
+        -- that turned out to be held.
+        FOR v_look IN 1..16 LOOP
             v_want := p_limit - cardinality(v_keys);
             EXIT WHEN v_want <= 0;
             SELECT h.rows_seen, h.last_at, h.last_id, h.ready, h.ready_new, v_dropped + h.dropped
               INTO v_rows, v_next_at, v_next_id, v_ids, v_new, v_dropped
-              FROM sf_inbox_head(v_now, v_page, v_want + v_wide, p_min_version, p_max_version, v_at, v_id) h;
+              FROM sf_inbox_head(v_now, v_page, v_want + v_wide, p_min_version, p_max_version, v_at, v_id, v_except) h;
             IF cardinality(v_new) > 0 THEN
                 -- A new instance has no row to lock: its start message is the ticket.
                 INSERT INTO sf_instance (instance_id)
@@ -111,6 +113,11 @@ BEGIN
             v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
                               ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
             v_held := cardinality(v_locked) < cardinality(v_ids);
+            IF v_held THEN
+                v_except := v_except || ARRAY(
+                    SELECT u.id FROM unnest(v_ids) AS u(id) WHERE NOT EXISTS (
+                        SELECT FROM sf_instance i WHERE i.instance_id = u.id AND i.instance_key = ANY (v_locked)));
+            END IF;
             IF cardinality(v_locked) > v_want THEN
                 v_locked := ARRAY(SELECT i.instance_key FROM unnest(v_ids) WITH ORDINALITY AS u(id, n)
                                   JOIN sf_instance i ON i.instance_id = u.id
@@ -130,12 +137,11 @@ BEGIN
             SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
             v_busy := v_busy OR v_held;
             EXIT WHEN cardinality(v_keys) >= p_limit;
-            IF v_held AND v_wide = 0 THEN
+            IF v_held THEN
                 v_wide := 64;
             ELSE
                 EXIT WHEN v_rows < v_page;
                 v_crowded := true;
-                v_wide := 0;
                 v_at := v_next_at;
                 v_id := v_next_id;
             END IF;
@@ -172,33 +178,6 @@ BEGIN
             NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_dropped;
         RETURN;
     END IF;
-    RETURN QUERY
-    SELECT i.instance_key, i.instance_id, i.orchestration_name, i.orchestration_version, i.execution_id,
-           i.history_revision, h.last_event_id, own.cached OR size.running_bytes > 4 * p_max_bytes, m.attempt_count, m.ids, m.payloads,
-           CASE WHEN own.cached OR size.running_bytes > 4 * p_max_bytes THEN NULL ELSE ARRAY(
-                SELECT e.payload FROM sf_event e
-                WHERE e.instance_key = k.id AND e.execution_id = i.execution_id ORDER BY e.event_id) END,
-           kv.keys, kv.vals, kv.at_ms, v_next_ms, v_busy, v_dropped
-    FROM unnest(v_keys) AS k(id)
-    JOIN sf_instance i ON i.instance_key = k.id
-    CROSS JOIN LATERAL (SELECT i.cache_owner IS NOT DISTINCT FROM p_owner
-                               AND NOT (k.id = ANY (p_evicted)) AS cached) own
-    JOIN (
-        SELECT u.id, sum(b.bytes) OVER (ORDER BY b.bytes, u.id) AS running_bytes
-        FROM unnest(v_keys) AS u(id) JOIN sf_instance n ON n.instance_key = u.id
-        CROSS JOIN LATERAL (
-            SELECT CASE WHEN n.cache_owner IS NOT DISTINCT FROM p_owner AND NOT (u.id = ANY (p_evicted)) THEN 0
-                        ELSE (SELECT coalesce(sum(octet_length(e.payload)), 0) FROM sf_event e
-                              WHERE e.instance_key = u.id AND e.execution_id = n.execution_id) END AS bytes) b
-    ) size ON size.id = k.id
-    CROSS JOIN LATERAL (SELECT (SELECT e.event_id FROM sf_event e
-                                WHERE e.instance_key = k.id AND e.execution_id = i.execution_id
-                                ORDER BY e.event_id DESC LIMIT 1) AS last_event_id) h
-    CROSS JOIN LATERAL (SELECT max(s.attempt_count) AS attempt_count,
-                               array_agg(s.message_id ORDER BY s.message_id) AS ids,
-                               array_agg(s.payload ORDER BY s.message_id) AS payloads
-                        FROM sf_message s WHERE s.instance_key = k.id AND s.claim = p_claim) m
-    CROSS JOIN LATERAL (SELECT array_agg(v.key) AS keys, array_agg(v.base_value) AS vals,
-                               array_agg(v.base_at_ms) AS at_ms
-                        FROM sf_kv v WHERE v.instance_key = k.id AND v.base_value IS NOT NULL) kv;
+    RETURN QUERY SELECT c.*, v_next_ms, v_busy, v_dropped
+    FROM sf_claimed_turns(v_keys, p_claim, p_owner, p_evicted, 4 * p_max_bytes) c;
 END $$;

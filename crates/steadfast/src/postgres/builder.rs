@@ -179,7 +179,7 @@ impl Builder {
             history_cache_bytes: 64 << 20,
             transaction_pooler: false,
             password: None,
-            faults: Faults::default(),
+            faults: Faults::none(),
         }
     }
 

@@ -25,6 +25,7 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "batch_results",
     "batch_store",
     "claim_sessions",
+    "claimed_turns",
     "cleanup_orphaned_sessions",
     "deletable_instances",
     "delete_instances",

@@ -247,7 +247,7 @@ fn single_calls() -> Vec<(&'static str, String)> {
         ),
         (
             "delete_instances",
-            "SELECT sf_delete_instances(gen_random_uuid(), 60000, '{i400}', true)".to_owned(),
+            "SELECT sf_delete_instances(gen_random_uuid(), 60000, '{i400}', true, NULL)".to_owned(),
         ),
     ]
 }
