@@ -319,9 +319,13 @@ BEGIN
     IF v_results IS NOT NULL THEN
         RETURN v_results;
     END IF;
-    INSERT INTO sf_instance (instance_id, execution_id) VALUES (p_instance, p_execution) ON CONFLICT DO NOTHING;
-    SELECT i.instance_key, i.orchestration_name IS NOT NULL INTO v_key, v_named
-    FROM sf_instance i WHERE i.instance_id = p_instance FOR NO KEY UPDATE;
+    -- A deletion may remove the instance between the two statements: then once more.
+    LOOP
+        INSERT INTO sf_instance (instance_id, execution_id) VALUES (p_instance, p_execution) ON CONFLICT DO NOTHING;
+        SELECT i.instance_key, i.orchestration_name IS NOT NULL INTO v_key, v_named
+        FROM sf_instance i WHERE i.instance_id = p_instance FOR NO KEY UPDATE;
+        EXIT WHEN FOUND;
+    END LOOP;
     IF EXISTS (SELECT FROM unnest(e_event) AS u(event_id) JOIN sf_event h ON h.instance_key = v_key
                   AND h.execution_id = p_execution AND h.event_id = u.event_id) THEN
         v_results := ARRAY[3];
@@ -329,8 +333,9 @@ BEGIN
         INSERT INTO sf_event (instance_key, execution_id, event_id, kind, payload)
         SELECT v_key, p_execution, e.event_id, e.kind, e.payload
         FROM unnest(e_event, e_kind, e_payload) AS e(event_id, kind, payload);
-        -- Nobody's cache has these; and an instance without a name is as far as its events are.
-        UPDATE sf_instance i SET cache_owner = NULL,
+        UPDATE sf_turn t SET lane = 0 WHERE t.instance_key = v_key AND t.lane = -1;
+        -- Nobody's cache has these (nor, where they fill a gap, would it notice); and an instance without a name is as far as its events are.
+        UPDATE sf_instance i SET cache_owner = NULL, history_revision = i.history_revision + 1,
                execution_id = CASE WHEN v_named THEN i.execution_id ELSE greatest(i.execution_id, p_execution) END
         WHERE i.instance_key = v_key;
         v_results := ARRAY[0];
@@ -378,6 +383,9 @@ CREATE FUNCTION steadfast_golden.sf_claim_sessions(p_now timestamp with time zon
     AS $$
 DECLARE
     v_free       bytea[];
+    v_page       bytea[];
+    v_at         timestamptz := '-infinity';
+    v_key        bytea := '';
     v_idle       bytea[];
     v_keys       bigint[];
     v_works      bigint[];
@@ -389,20 +397,32 @@ DECLARE
     v_locked_ids bigint[];
 BEGIN
     busy := false;
-    -- A bounded look at the sessions that nobody holds. Those without work would sooner or later fill it,
-    -- so they go when it is full (they come back with their next activity).
-    v_free := ARRAY(SELECT s.session_key FROM sf_session s WHERE s.locked_until <= p_now
-                    ORDER BY s.locked_until LIMIT 64 + p_limit);
-    IF cardinality(v_free) = 64 + p_limit THEN
+    -- Sessions that nobody holds, by pages, until enough have something to take. Those without work would sooner
+    -- or later fill the pages, so a full page loses them (they come back with their next activity).
+    v_free := '{}';
+    FOR v_round IN 1..64 LOOP
+        SELECT coalesce(array_agg(f.session_key), '{}'), max(f.locked_until) INTO v_page, v_at
+        FROM (SELECT s.session_key, s.locked_until FROM sf_session s
+              WHERE s.locked_until <= p_now AND (s.locked_until, s.session_key) > (v_at, v_key)
+              ORDER BY s.locked_until, s.session_key LIMIT 64) f;
+        v_key := (SELECT s.session_key FROM sf_session s
+                  WHERE s.session_key = ANY (v_page) AND s.locked_until = v_at ORDER BY s.session_key DESC LIMIT 1);
+        v_free := v_free || ARRAY(
+            SELECT u.session_key FROM unnest(v_page) AS u(session_key) WHERE EXISTS (
+                SELECT FROM unnest(coalesce(p_tags, ARRAY(SELECT g.tag FROM sf_work_tags(u.session_key) g))) AS t(tag)
+                CROSS JOIN LATERAL (
+                    SELECT FROM sf_work w WHERE w.session_key = u.session_key AND w.tag = t.tag
+                       AND w.available_at <= p_now LIMIT 1) n));
+        EXIT WHEN cardinality(v_page) < 64 OR cardinality(v_free) >= p_limit;
         v_idle := ARRAY(SELECT s.session_key FROM sf_session s
-                        WHERE s.session_key = ANY (v_free) AND s.locked_until <= p_now
+                        WHERE s.session_key = ANY (v_page) AND s.locked_until <= p_now
                           AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key)
                         ORDER BY s.session_key FOR UPDATE SKIP LOCKED);
         -- Asked again under the lock: work may have been queued while it was taken.
         DELETE FROM sf_session s WHERE s.session_key = ANY (v_idle)
            AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key);
-        busy := cardinality(v_idle) > 0;
-    END IF;
+        busy := v_round = 64;
+    END LOOP;
     SELECT array_agg(c.instance_key), array_agg(c.work_id), array_agg(c.available_at), array_agg(c.session_key),
            array_agg(c.owner)
       INTO v_keys, v_works, v_dues, v_sessions, v_held
@@ -481,6 +501,49 @@ BEGIN
     SELECT array_agg(g.key), array_agg(g.work_id), array_agg(g.owner) INTO keys, works, owners FROM given g;
 END $$;
 
+CREATE FUNCTION steadfast_golden.sf_claimed_turns(p_keys bigint[], p_claim bigint, p_owner bigint, p_evicted bigint[], p_max_bytes bigint) RETURNS TABLE(instance_key bigint, instance_id text, orchestration_name bytea, orchestration_version bytea, execution_id bigint, history_revision bigint, last_event_id bigint, cached boolean, attempt_count integer, message_ids bigint[], messages bytea[], events bytea[], kv_keys bytea[], kv_values bytea[], kv_at_ms bigint[])
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT i.instance_key, i.instance_id, i.orchestration_name, i.orchestration_version, i.execution_id,
+           i.history_revision, h.last_event_id, own.cached OR size.running_bytes > p_max_bytes, m.attempt_count, m.ids,
+           m.payloads,
+           CASE WHEN own.cached OR size.running_bytes > p_max_bytes THEN NULL ELSE ARRAY(
+                SELECT e.payload FROM sf_event e
+                WHERE e.instance_key = k.id AND e.execution_id = i.execution_id ORDER BY e.event_id) END,
+           kv.keys, kv.vals, kv.at_ms
+    FROM unnest(p_keys) AS k(id)
+    JOIN sf_instance i ON i.instance_key = k.id
+    CROSS JOIN LATERAL (SELECT i.cache_owner IS NOT DISTINCT FROM p_owner
+                               AND NOT (k.id = ANY (p_evicted)) AS cached) own
+    JOIN (
+        SELECT u.id, sum(b.bytes) OVER (ORDER BY b.bytes, u.id) AS running_bytes
+        FROM unnest(p_keys) AS u(id) JOIN sf_instance n ON n.instance_key = u.id
+        CROSS JOIN LATERAL (
+            SELECT CASE WHEN n.cache_owner IS NOT DISTINCT FROM p_owner AND NOT (u.id = ANY (p_evicted)) THEN 0
+                        ELSE (SELECT coalesce(sum(octet_length(e.payload)), 0) FROM sf_event e
+                              WHERE e.instance_key = u.id AND e.execution_id = n.execution_id) END AS bytes) b
+    ) size ON size.id = k.id
+    CROSS JOIN LATERAL (SELECT (SELECT e.event_id FROM sf_event e
+                                WHERE e.instance_key = k.id AND e.execution_id = i.execution_id
+                                ORDER BY e.event_id DESC LIMIT 1) AS last_event_id) h
+    CROSS JOIN LATERAL (SELECT max(s.attempt_count) AS attempt_count,
+                               array_agg(s.message_id ORDER BY s.message_id) AS ids,
+                               array_agg(s.payload ORDER BY s.message_id) AS payloads
+                        FROM sf_message s WHERE s.instance_key = k.id AND s.claim = p_claim) m
+    CROSS JOIN LATERAL (SELECT array_agg(v.key) AS keys, array_agg(v.base_value) AS vals,
+                               array_agg(v.base_at_ms) AS at_ms
+                        FROM sf_kv v WHERE v.instance_key = k.id AND v.base_value IS NOT NULL) kv;
+END $$;
+
 CREATE FUNCTION steadfast_golden.sf_cleanup_orphaned_sessions(p_limit integer) RETURNS bigint
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
@@ -519,7 +582,7 @@ CREATE FUNCTION steadfast_golden.sf_deletable_instances(p_instances text[], p_co
     ORDER BY x.completed_at LIMIT p_limit
 $$;
 
-CREATE FUNCTION steadfast_golden.sf_delete_instances(p_batch_id uuid, p_retain_ms bigint, p_instances text[], p_force boolean, OUT results bigint[], OUT culprit text) RETURNS record
+CREATE FUNCTION steadfast_golden.sf_delete_instances(p_batch_id uuid, p_retain_ms bigint, p_instances text[], p_force boolean, p_ended text, OUT results bigint[], OUT culprit text) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -542,8 +605,9 @@ BEGIN
     v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (p_instances)
                     ORDER BY i.instance_key FOR UPDATE);
     SELECT i.instance_id INTO culprit FROM sf_instance i
-    WHERE i.instance_key = ANY (v_keys) AND i.status = 'Running' AND i.orchestration_name IS NOT NULL
-      AND NOT p_force ORDER BY i.instance_key LIMIT 1;
+    -- Between two executions is running, too.
+    WHERE i.instance_key = ANY (v_keys) AND i.status NOT IN ('Completed', 'Failed')
+      AND i.orchestration_name IS NOT NULL AND (NOT p_force OR i.instance_id = p_ended) ORDER BY i.instance_key LIMIT 1;
     IF culprit IS NOT NULL THEN
         results := ARRAY[5, 0, 0, 0, 0];
         RETURN;
@@ -566,7 +630,13 @@ BEGIN
     DELETE FROM sf_work w WHERE w.instance_key = ANY (v_keys);
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_messages := v_messages + v_count;
-    DELETE FROM sf_inbox x WHERE x.instance_id = ANY (p_instances);
+    -- What a claim is routing at this moment counts as sent after the deletion: a claim that holds a start message
+    -- may be waiting for us to insert its instance.
+    WITH doomed AS MATERIALIZED (
+        SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x WHERE x.instance_id = ANY (p_instances)
+        FOR UPDATE SKIP LOCKED)
+    DELETE FROM sf_inbox x USING doomed d
+    WHERE x.instance_id = d.instance_id AND x.visible_at = d.visible_at AND x.message_id = d.message_id;
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_messages := v_messages + v_count;
     v_count := (SELECT count(*) FROM sf_instance i WHERE i.instance_key = ANY (v_keys));
@@ -616,7 +686,7 @@ BEGIN
     RETURN v_results;
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_fetch_orchestration_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_min_version bigint, p_max_version bigint, p_owner bigint, p_evicted bigint[], p_max_messages integer, p_max_bytes bigint) RETURNS TABLE(instance_key bigint, instance_id text, orchestration_name bytea, orchestration_version bytea, execution_id bigint, history_revision bigint, last_event_id bigint, cached boolean, attempt_count integer, message_ids bigint[], messages bytea[], events bytea[], kv_keys bytea[], kv_values bytea[], kv_at_ms bigint[], next_due_ms bigint, busy boolean, skipped boolean, dropped bigint)
+CREATE FUNCTION steadfast_golden.sf_fetch_orchestration_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_min_version bigint, p_max_version bigint, p_owner bigint, p_evicted bigint[], p_max_messages integer, p_max_bytes bigint) RETURNS TABLE(instance_key bigint, instance_id text, orchestration_name bytea, orchestration_version bytea, execution_id bigint, history_revision bigint, last_event_id bigint, cached boolean, attempt_count integer, message_ids bigint[], messages bytea[], events bytea[], kv_keys bytea[], kv_values bytea[], kv_at_ms bigint[], next_due_ms bigint, busy boolean, dropped bigint)
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -637,80 +707,130 @@ DECLARE
     v_page     integer := 64 + 8 * p_limit;
     v_rows     bigint := 0;        -- rows of the page that were looked at
     v_want     integer;
+    v_at       timestamptz := '-infinity';
+    v_id       bigint := 0;
+    v_next_at  timestamptz;
+    v_next_id  bigint;
+    v_wide     integer := 0;
+    v_except   text[] := '{}';
+    v_crowded  boolean := false;
     v_busy     boolean := false;
+    v_held     boolean;            -- some of the head are held elsewhere
+    v_closed   boolean;
     v_dropped  bigint := 0;
     v_parked   bigint := 0;
     v_next_ms  bigint;
 BEGIN
-    IF sf_batch_results(p_batch_id) IS NOT NULL THEN
+    v_closed := sf_batch_results(p_batch_id) IS NOT NULL;
+    IF v_closed AND NOT p_retry THEN
         RETURN;                    -- a retry has closed this call before it began
     END IF;
     IF p_retry THEN
         v_keys := ARRAY(SELECT t.instance_key FROM sf_turn t
                         WHERE t.lane >= 0 AND t.available_at > v_now AND t.claim = p_claim);
-        PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, v_keys);
+        IF NOT v_closed THEN
+            PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, v_keys);
+        END IF;
     ELSE
         -- 1. Scheduling rows that are due: leases that ended, delays that passed, routed backlog.
-        v_due := ARRAY(
-            SELECT c.instance_key FROM sf_turn_lanes() l CROSS JOIN LATERAL (
-                SELECT t.instance_key, t.available_at FROM sf_turn t
-                WHERE t.lane = l.lane AND t.available_at <= v_now
-                ORDER BY t.available_at LIMIT p_limit) c
-            WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
-            ORDER BY c.available_at LIMIT p_limit);
-        IF cardinality(v_due) > 0 THEN
+        -- Where some of the head are held elsewhere, a second and wider look passes over them.
+        FOR v_look IN 0..1 LOOP
+            v_want := p_limit - cardinality(v_keys);
+            v_due := ARRAY(
+                SELECT c.instance_key FROM sf_turn_lanes() l CROSS JOIN LATERAL (
+                    SELECT t.instance_key, t.available_at FROM sf_turn t
+                    WHERE t.lane = l.lane AND t.available_at <= v_now
+                    ORDER BY t.available_at LIMIT v_want + 64 * v_look) c
+                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
+                ORDER BY c.available_at LIMIT v_want + 64 * v_look);
+            EXIT WHEN cardinality(v_due) = 0;
             v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (v_due)
                               ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
-            v_busy := cardinality(v_locked) < cardinality(v_due);
+            v_held := cardinality(v_locked) < cardinality(v_due);
+            IF cardinality(v_locked) > v_want THEN
+                v_locked := ARRAY(SELECT d.id FROM unnest(v_due) WITH ORDINALITY AS d(id, n)
+                                  WHERE d.id = ANY (v_locked) ORDER BY d.n LIMIT v_want);
+            END IF;
             WITH claimed AS (
                 UPDATE sf_turn t SET claim = p_claim, available_at = v_until, leased_at = v_now, lease_ms = p_lease_ms
                 WHERE t.instance_key = ANY (v_locked) AND t.available_at <= v_now AND t.lane >= 0
                 RETURNING t.instance_key)
-            SELECT coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
-        END IF;
+            SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
+            v_busy := v_busy OR v_held;
+            EXIT WHEN NOT v_held OR cardinality(v_keys) >= p_limit;
+        END LOOP;
 
-        -- 2. The head of the inbox, for as many as are still wanted.
-        v_want := p_limit - cardinality(v_keys);
-        IF v_want > 0 THEN
-            SELECT h.rows_seen, h.ready, h.ready_new, h.parked, h.dropped
-              INTO v_rows, v_ids, v_new, v_parked, v_dropped
-              FROM sf_inbox_head(v_now, v_page, v_want, p_min_version, p_max_version) h;
+        -- 2. The inbox, page by page, for as many as are still wanted; a page once more, and wider, without those
+        -- that turned out to be held.
+        FOR v_look IN 1..16 LOOP
+            v_want := p_limit - cardinality(v_keys);
+            EXIT WHEN v_want <= 0;
+            SELECT h.rows_seen, h.last_at, h.last_id, h.ready, h.ready_new, v_dropped + h.dropped
+              INTO v_rows, v_next_at, v_next_id, v_ids, v_new, v_dropped
+              FROM sf_inbox_head(v_now, v_page, v_want + v_wide, p_min_version, p_max_version, v_at, v_id, v_except) h;
             IF cardinality(v_new) > 0 THEN
                 -- A new instance has no row to lock: its start message is the ticket.
                 INSERT INTO sf_instance (instance_id)
                 SELECT n.instance_id FROM (
                     SELECT s.instance_id FROM unnest(v_new) AS u(id) CROSS JOIN LATERAL (
+                        -- Nor has it got one since: whoever deletes that waits for our ticket, and we for him.
                         SELECT x.instance_id FROM sf_inbox x
                         WHERE x.instance_id = u.id AND x.visible_at <= v_now AND x.kind IN (1, 2)
+                          AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = u.id)
                         ORDER BY x.visible_at, x.message_id LIMIT 1 FOR UPDATE SKIP LOCKED) s
                     ORDER BY s.instance_id) n
                 ON CONFLICT DO NOTHING;
             END IF;
-            IF cardinality(v_ids) > 0 THEN
-                v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
-                                  ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
-                v_busy := v_busy OR cardinality(v_locked) < cardinality(v_ids);
-                WITH claimed AS (
-                    INSERT INTO sf_turn AS t (instance_key, lane, available_at, claim, leased_at, lease_ms)
-                    SELECT i.instance_key, coalesce(i.replay_version, 0), v_until, p_claim, v_now, p_lease_ms
-                    FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
-                    WHERE i.replay_version IS NULL OR p_min_version IS NULL
-                       OR i.replay_version BETWEEN p_min_version AND p_max_version
-                    ON CONFLICT (instance_key) DO UPDATE
-                       SET lane = excluded.lane, available_at = excluded.available_at, claim = excluded.claim,
-                           leased_at = excluded.leased_at, lease_ms = excluded.lease_ms
-                     WHERE t.claim IS NULL OR t.available_at <= v_now
-                    RETURNING t.instance_key)
-                SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
+            v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
+                              ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+            v_held := cardinality(v_locked) < cardinality(v_ids);
+            IF v_held THEN
+                v_except := v_except || ARRAY(
+                    SELECT u.id FROM unnest(v_ids) AS u(id) WHERE NOT EXISTS (
+                        SELECT FROM sf_instance i WHERE i.instance_id = u.id AND i.instance_key = ANY (v_locked)));
             END IF;
-        END IF;
+            IF cardinality(v_locked) > v_want THEN
+                v_locked := ARRAY(SELECT i.instance_key FROM unnest(v_ids) WITH ORDINALITY AS u(id, n)
+                                  JOIN sf_instance i ON i.instance_id = u.id
+                                  WHERE i.instance_key = ANY (v_locked) ORDER BY u.n LIMIT v_want);
+            END IF;
+            WITH claimed AS (
+                INSERT INTO sf_turn AS t (instance_key, lane, available_at, claim, leased_at, lease_ms)
+                SELECT i.instance_key, coalesce(i.replay_version, 0), v_until, p_claim, v_now, p_lease_ms
+                FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+                WHERE i.replay_version IS NULL OR p_min_version IS NULL
+                   OR i.replay_version BETWEEN p_min_version AND p_max_version
+                ON CONFLICT (instance_key) DO UPDATE
+                   SET lane = excluded.lane, available_at = excluded.available_at, claim = excluded.claim,
+                       leased_at = excluded.leased_at, lease_ms = excluded.lease_ms
+                 WHERE t.claim IS NULL OR t.available_at <= v_now
+                RETURNING t.instance_key)
+            SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
+            v_busy := v_busy OR v_held;
+            EXIT WHEN cardinality(v_keys) >= p_limit;
+            IF v_held THEN
+                v_wide := 64;
+            ELSE
+                EXIT WHEN v_rows < v_page;
+                v_crowded := true;
+                v_at := v_next_at;
+                v_id := v_next_id;
+            END IF;
+        END LOOP;
         IF cardinality(v_keys) > 0 THEN
             v_keys := sf_route_claimed(v_keys, p_claim, v_now, p_max_messages, p_max_bytes);
         END IF;
-        IF cardinality(v_keys) < p_limit AND v_rows >= v_page THEN
-            -- The whole page was of no use to this caller: move such messages out of everybody's way.
-            v_parked := sf_inbox_park(v_now, v_page, p_min_version, p_max_version);
+        IF v_crowded THEN
+            -- A whole page did not serve this caller: move what nobody of his kind can take out of everybody's way,
+            -- many at a time, for what is due behind it waits.
+            v_parked := sf_inbox_park(v_now, greatest(v_page, 4096), p_min_version, p_max_version);
             v_busy := v_busy OR v_parked > 0;
+        END IF;
+        -- Scheduled by somebody else since step 1, or held by him: worth another look.
+        IF cardinality(v_keys) < p_limit AND NOT v_busy THEN
+            v_busy := EXISTS (SELECT FROM sf_turn_lanes() l CROSS JOIN LATERAL (
+                SELECT FROM sf_turn t WHERE t.lane = l.lane AND t.available_at <= v_now LIMIT 1) c
+                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version);
         END IF;
         IF cardinality(v_keys) < p_limit AND NOT v_busy THEN
             v_next_ms := (SELECT ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)::bigint FROM (
@@ -726,30 +846,11 @@ BEGIN
     IF cardinality(v_keys) = 0 THEN
         RETURN QUERY SELECT NULL::bigint, NULL::text, NULL::bytea, NULL::bytea, NULL::bigint, NULL::bigint,
             NULL::bigint, NULL::boolean, NULL::integer, NULL::bigint[], NULL::bytea[], NULL::bytea[], NULL::bytea[],
-            NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_parked > 0, v_dropped;
+            NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_dropped;
         RETURN;
     END IF;
-    RETURN QUERY
-    SELECT i.instance_key, i.instance_id, i.orchestration_name, i.orchestration_version, i.execution_id,
-           i.history_revision, h.last_event_id, own.cached, m.attempt_count, m.ids, m.payloads,
-           CASE WHEN own.cached THEN NULL ELSE ARRAY(
-                SELECT e.payload FROM sf_event e
-                WHERE e.instance_key = k.id AND e.execution_id = i.execution_id ORDER BY e.event_id) END,
-           kv.keys, kv.vals, kv.at_ms, v_next_ms, v_busy, v_parked > 0, v_dropped
-    FROM unnest(v_keys) AS k(id)
-    JOIN sf_instance i ON i.instance_key = k.id
-    CROSS JOIN LATERAL (SELECT i.cache_owner IS NOT DISTINCT FROM p_owner
-                               AND NOT (k.id = ANY (p_evicted)) AS cached) own
-    CROSS JOIN LATERAL (SELECT (SELECT e.event_id FROM sf_event e
-                                WHERE e.instance_key = k.id AND e.execution_id = i.execution_id
-                                ORDER BY e.event_id DESC LIMIT 1) AS last_event_id) h
-    CROSS JOIN LATERAL (SELECT max(s.attempt_count) AS attempt_count,
-                               array_agg(s.message_id ORDER BY s.message_id) AS ids,
-                               array_agg(s.payload ORDER BY s.message_id) AS payloads
-                        FROM sf_message s WHERE s.instance_key = k.id AND s.claim = p_claim) m
-    CROSS JOIN LATERAL (SELECT array_agg(v.key) AS keys, array_agg(v.base_value) AS vals,
-                               array_agg(v.base_at_ms) AS at_ms
-                        FROM sf_kv v WHERE v.instance_key = k.id AND v.base_value IS NOT NULL) kv;
+    RETURN QUERY SELECT c.*, v_next_ms, v_busy, v_dropped
+    FROM sf_claimed_turns(v_keys, p_claim, p_owner, p_evicted, 4 * p_max_bytes) c;
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_fetch_work_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[], p_owners bytea[], p_session_lease_ms bigint) RETURNS TABLE(instance_key bigint, work_id bigint, instance_id text, execution_id bigint, activity_id bigint, attempt_count integer, owner bytea, in_session boolean, payload bytea, next_due_ms bigint, busy boolean)
@@ -771,10 +872,12 @@ DECLARE
     v_dues   timestamptz[];
     v_owners bytea[];
     v_busy   boolean := false;
+    v_closed boolean;
     v_next   bigint;
     v_found  integer := 0;
 BEGIN
-    IF sf_batch_results(p_batch_id) IS NOT NULL THEN
+    v_closed := sf_batch_results(p_batch_id) IS NOT NULL;
+    IF v_closed AND NOT p_retry THEN
         RETURN;
     END IF;
     IF v_tags IS NULL THEN
@@ -784,15 +887,21 @@ BEGIN
         RETURN QUERY
         SELECT w.instance_key, w.work_id, i.instance_id, w.execution_id, w.activity_id, w.attempt_count,
                s.owner, w.session_key IS NOT NULL, w.payload, NULL::bigint, false
-        FROM (SELECT a.* FROM unnest(v_tags) AS t(tag) JOIN sf_work a
-                  ON a.session_key IS NULL AND a.tag = t.tag AND a.available_at > v_now
+        -- OFFSET 0: tags and sessions come first, whatever the planner thinks.
+        FROM (SELECT a.* FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+                  SELECT q.* FROM sf_work q WHERE q.session_key IS NULL AND q.tag = t.tag AND q.available_at > v_now
+                     AND q.available_at <= v_until OFFSET 0) a
               UNION ALL
-              SELECT b.* FROM sf_session l JOIN sf_work b ON b.session_key = l.session_key AND b.available_at > v_now
+              SELECT b.* FROM sf_session l CROSS JOIN LATERAL (
+                  SELECT q.* FROM sf_work q WHERE q.session_key = l.session_key AND q.available_at > v_now
+                     AND q.available_at <= v_until OFFSET 0) b
               WHERE l.owner = ANY (p_owners)) w
         JOIN sf_instance i ON i.instance_key = w.instance_key
         LEFT JOIN sf_session s ON s.session_key = w.session_key
         WHERE w.claim = p_claim;
-        PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, '{}');
+        IF NOT v_closed THEN
+            PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, '{}');
+        END IF;
         RETURN;
     END IF;
 
@@ -826,6 +935,11 @@ BEGIN
                c.session_key IS NOT NULL, c.payload, NULL::bigint, v_busy
         FROM claimed c JOIN sf_instance i ON i.instance_key = c.instance_key ORDER BY c.work_id;
         GET DIAGNOSTICS v_found = ROW_COUNT;
+    END IF;
+    -- Due, and locked by a call that may take something else, or be rolled back: worth another look.
+    IF v_found < p_limit AND NOT v_busy THEN
+        v_busy := EXISTS (SELECT FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+            SELECT FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at <= v_now LIMIT 1) n);
     END IF;
     IF v_found < p_limit AND NOT v_busy THEN
         v_next := (SELECT ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)::bigint FROM (
@@ -916,7 +1030,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_inbox_head(p_now timestamp with time zone, p_page integer, p_want integer, p_min_version bigint, p_max_version bigint, OUT rows_seen bigint, OUT ready text[], OUT ready_new text[], OUT parked bigint, OUT dropped bigint) RETURNS record
+CREATE FUNCTION steadfast_golden.sf_inbox_head(p_now timestamp with time zone, p_page integer, p_want integer, p_min_version bigint, p_max_version bigint, p_after_at timestamp with time zone, p_after_id bigint, p_except text[], OUT rows_seen bigint, OUT last_at timestamp with time zone, OUT last_id bigint, OUT ready text[], OUT ready_new text[], OUT dropped bigint) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -929,7 +1043,8 @@ DECLARE
     v_orphans text[];
 BEGIN
     WITH page AS MATERIALIZED (
-        SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x WHERE x.visible_at <= p_now
+        SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x
+        WHERE x.visible_at <= p_now AND (x.visible_at, x.message_id) > (p_after_at, p_after_id)
         ORDER BY x.visible_at, x.message_id LIMIT p_page
     ), heads AS MATERIALIZED (
         SELECT p.instance_id, min(p.visible_at) AS visible_at, min(p.message_id) AS message_id, count(*) AS n
@@ -942,20 +1057,22 @@ BEGIN
                OR EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = h.instance_id
                             AND s.visible_at <= p_now AND s.kind IN (1, 2))
                OR EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
-               OR EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)) AS known
+               OR EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)
+                            AND s.visible_at <= p_now) AS known
         FROM heads h
         LEFT JOIN sf_instance i ON i.instance_id = h.instance_id
         LEFT JOIN sf_turn t ON t.instance_key = i.instance_key
     ), chosen AS (
         SELECT j.instance_id, j.is_new, j.visible_at, j.message_id FROM judged j
-        WHERE j.known AND NOT j.leased AND NOT j.incompatible
+        WHERE j.known AND NOT j.leased AND NOT j.incompatible AND NOT j.instance_id = ANY (p_except)
         ORDER BY j.visible_at, j.message_id LIMIT p_want)
     SELECT (SELECT coalesce(sum(j.n), 0) FROM judged j),
+           (SELECT p.visible_at FROM page p ORDER BY p.visible_at DESC, p.message_id DESC LIMIT 1),
+           (SELECT p.message_id FROM page p ORDER BY p.visible_at DESC, p.message_id DESC LIMIT 1),
            (SELECT coalesce(array_agg(c.instance_id ORDER BY c.visible_at, c.message_id), '{}') FROM chosen c),
            (SELECT coalesce(array_agg(c.instance_id), '{}') FROM chosen c WHERE c.is_new),
-           (SELECT count(*) FROM judged j WHERE j.leased OR j.incompatible OR NOT j.known),
            (SELECT array_agg(j.instance_id) FROM judged j WHERE NOT j.known AND NOT j.leased)
-      INTO rows_seen, ready, ready_new, parked, v_orphans;
+      INTO rows_seen, last_at, last_id, ready, ready_new, v_orphans;
     dropped := 0;
     IF v_orphans IS NOT NULL THEN
         -- Known again in this statement's own snapshot: a start that has arrived since keeps its messages.
@@ -966,7 +1083,11 @@ BEGIN
                 WHERE q.instance_id = o.id AND q.visible_at <= p_now AND q.kind = 3
                 LIMIT 1000 FOR UPDATE SKIP LOCKED) x
             WHERE NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = o.id AND s.kind <> 3)
-              AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = o.id)
+              AND NOT EXISTS (
+                SELECT FROM sf_instance i WHERE i.instance_id = o.id AND (
+                    i.orchestration_name IS NOT NULL
+                    OR EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
+                    OR EXISTS (SELECT FROM sf_turn t WHERE t.instance_key = i.instance_key)))
         ), gone AS (
             DELETE FROM sf_inbox x USING doomed d
             WHERE x.instance_id = d.instance_id AND x.visible_at = d.visible_at AND x.message_id = d.message_id
@@ -997,7 +1118,8 @@ BEGIN
     INSERT INTO sf_instance (instance_id)
     SELECT u.id FROM unnest(v_ids) AS u(id)
     WHERE NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = u.id)
-      AND NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = u.id AND s.kind IN (1, 2))
+      AND NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = u.id AND s.kind IN (1, 2)
+                         AND s.visible_at <= p_now)
     ORDER BY u.id ON CONFLICT DO NOTHING;
     v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
                     ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
@@ -1005,7 +1127,12 @@ BEGIN
         SELECT i.instance_key, i.instance_id,
                CASE WHEN i.orchestration_name IS NULL
                          AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
-                    THEN -1 ELSE coalesce(i.replay_version, 0) END AS lane
+                         AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key
+                                            AND s.kind IN (1, 2))
+                    THEN -1 ELSE coalesce(i.replay_version, 0) END AS lane,
+               -- Routed, and not due yet: nothing runs before it.
+               (SELECT min(s.visible_at) FROM sf_message s WHERE i.orchestration_name IS NULL
+                   AND s.instance_key = i.instance_key AND s.kind IN (1, 2)) AS start_at
         FROM unnest(v_keys) AS k(id)
         JOIN sf_instance i ON i.instance_key = k.id
         LEFT JOIN sf_turn t ON t.instance_key = i.instance_key
@@ -1013,10 +1140,12 @@ BEGIN
            OR coalesce(i.replay_version NOT BETWEEN p_min_version AND p_max_version, false)
            OR (i.orchestration_name IS NULL
                AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
-               AND NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = i.instance_id AND s.kind IN (1, 2))
-               AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)))
+               AND NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = i.instance_id AND s.kind IN (1, 2)
+                                  AND s.visible_at <= p_now)
+               AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)
+                                  AND s.visible_at <= p_now))
     ), taken AS MATERIALIZED (
-        SELECT s.instance_key, x.instance_id, x.visible_at, x.message_id FROM stuck s CROSS JOIN LATERAL (
+        SELECT s.instance_key, s.lane, s.start_at, x.instance_id, x.visible_at, x.message_id FROM stuck s CROSS JOIN LATERAL (
             SELECT q.instance_id, q.visible_at, q.message_id FROM sf_inbox q
             WHERE q.instance_id = s.instance_id AND q.visible_at <= p_now
             ORDER BY q.visible_at, q.message_id LIMIT 4096 FOR UPDATE SKIP LOCKED) x
@@ -1024,16 +1153,16 @@ BEGIN
     ), moved AS (
         DELETE FROM sf_inbox x USING taken k
         WHERE x.instance_id = k.instance_id AND x.visible_at = k.visible_at AND x.message_id = k.message_id
-        RETURNING k.instance_key, x.message_id, x.visible_at, x.kind, x.payload
+        RETURNING k.instance_key, k.lane, k.start_at, x.message_id, x.visible_at, x.kind, x.payload
     ), routed AS (
         INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, kind, payload)
         SELECT m.instance_key, m.message_id, m.visible_at, 0, m.kind, m.payload FROM moved m
-        RETURNING instance_key
     ), counted AS (
-        SELECT r.instance_key, count(*) AS n FROM routed r GROUP BY r.instance_key
+        SELECT m.instance_key, m.lane, m.start_at, count(*) AS n FROM moved m
+        GROUP BY m.instance_key, m.lane, m.start_at
     ), scheduled AS (
         INSERT INTO sf_turn AS t (instance_key, lane, available_at)
-        SELECT c.instance_key, s.lane, p_now FROM counted c JOIN stuck s ON s.instance_key = c.instance_key
+        SELECT c.instance_key, c.lane, coalesce(c.start_at, p_now) FROM counted c
         ON CONFLICT (instance_key) DO UPDATE
            SET available_at = least(t.available_at, excluded.available_at), lane = excluded.lane
          WHERE t.claim IS NULL OR t.available_at <= p_now)
@@ -1051,6 +1180,7 @@ CREATE FUNCTION steadfast_golden.sf_insert_work(p_now timestamp with time zone, 
     SET enable_bitmapscan TO 'off'
     AS $$
 DECLARE
+    v_keys     bigint[];
     v_sessions bytea[];
 BEGIN
     -- Activities of an instance that has no row yet (only tests and tools queue those) hang on a new one.
@@ -1060,18 +1190,26 @@ BEGIN
       AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = w.instance_id)
     ORDER BY w.instance_id ON CONFLICT DO NOTHING;
     IF EXISTS (SELECT FROM unnest(w_instance) AS w(instance_id) WHERE w.instance_id IS NOT NULL) THEN
-        PERFORM FROM sf_instance i WHERE i.instance_id = ANY (w_instance) ORDER BY i.instance_key FOR KEY SHARE;
+        v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (w_instance)
+                        ORDER BY i.instance_key FOR KEY SHARE);
+        IF EXISTS (SELECT FROM unnest(w_op, w_instance) AS w(op, instance_id)
+                   WHERE w.instance_id IS NOT NULL AND p_results[w.op] = 0
+                     AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = w.instance_id
+                                        AND i.instance_key = ANY (v_keys))) THEN
+            RAISE EXCEPTION 'an instance was deleted meanwhile' USING ERRCODE = 'serialization_failure';
+        END IF;
     END IF;
     v_sessions := ARRAY(SELECT DISTINCT w.session_key FROM unnest(w_op, w_session) AS w(op, session_key)
                         WHERE w.session_key IS NOT NULL AND p_results[w.op] = 0);
-    -- A sweep may remove a session between the two statements: then once more.
-    WHILE cardinality(v_sessions) > 0 LOOP
+    IF cardinality(v_sessions) > 0 THEN
         INSERT INTO sf_session (session_key) SELECT u.s FROM unnest(v_sessions) AS u(s) ORDER BY u.s
         ON CONFLICT DO NOTHING;
-        EXIT WHEN cardinality(v_sessions) = cardinality(ARRAY(
-            SELECT s.session_key FROM sf_session s WHERE s.session_key = ANY (v_sessions)
-            ORDER BY s.session_key FOR KEY SHARE));
-    END LOOP;
+        IF cardinality(v_sessions) > cardinality(ARRAY(
+               SELECT s.session_key FROM sf_session s WHERE s.session_key = ANY (v_sessions)
+               ORDER BY s.session_key FOR KEY SHARE)) THEN
+            RAISE EXCEPTION 'a session was swept meanwhile' USING ERRCODE = 'serialization_failure';
+        END IF;
+    END IF;
     INSERT INTO sf_work (instance_key, execution_id, activity_id, tag, session_key, available_at, payload)
     SELECT coalesce(i.instance_key, o_key[w.op]), w.execution_id, w.activity_id, w.tag, w.session_key, p_now, w.payload
     FROM unnest(w_op, w_instance, w_execution, w_activity, w_tag, w_session, w_payload) WITH ORDINALITY
@@ -1217,19 +1355,18 @@ DECLARE
     v_now timestamptz := clock_timestamp();
 BEGIN
     RETURN QUERY SELECT
-        (SELECT greatest(0, ceil(extract(epoch FROM min(d.at) - v_now) * 1000))::bigint FROM (
+        (SELECT ceil(extract(epoch FROM CASE WHEN min(d.at) < v_now THEN v_now ELSE min(d.at) END - v_now) * 1000)::bigint FROM (
             (SELECT x.visible_at AS at FROM sf_inbox x ORDER BY x.visible_at LIMIT 1)
             UNION ALL
             SELECT c.available_at FROM sf_turn_lanes() l CROSS JOIN LATERAL (
                 SELECT t.available_at FROM sf_turn t WHERE t.lane = l.lane ORDER BY t.available_at LIMIT 1) c) d),
-        (SELECT greatest(0, ceil(extract(epoch FROM min(d.at) - v_now) * 1000))::bigint FROM (
+        (SELECT ceil(extract(epoch FROM CASE WHEN min(d.at) < v_now THEN v_now ELSE min(d.at) END - v_now) * 1000)::bigint FROM (
             SELECT c.available_at AS at FROM sf_work_tags(NULL) g CROSS JOIN LATERAL (
                 SELECT w.available_at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = g.tag
                 ORDER BY w.available_at LIMIT 1) c
             UNION ALL
-            SELECT n.available_at FROM (SELECT s.session_key FROM sf_session s ORDER BY s.locked_until LIMIT 64) f
-            CROSS JOIN LATERAL (SELECT w.available_at FROM sf_work w WHERE w.session_key = f.session_key
-                                ORDER BY w.tag, w.available_at LIMIT 1) n) d);
+            -- Whose sessions are whose is for a claim to find out.
+            (SELECT v_now FROM sf_work w WHERE w.session_key IS NOT NULL LIMIT 1)) d);
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_prunable_instances(p_instances text[], p_filter_completed_before_ms bigint, p_limit bigint) RETURNS TABLE(instance_id text)
@@ -1383,7 +1520,7 @@ BEGIN
     FROM sf_quarantine q;
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_read_history(p_instance text[], p_execution bigint[], p_key bigint[], p_cached_execution bigint[], p_cached_event bigint[], p_cached_revision bigint[]) RETURNS TABLE(op bigint, instance_key bigint, execution_id bigint, history_revision bigint, partial boolean, events bytea[])
+CREATE FUNCTION steadfast_golden.sf_read_history(p_instance text[], p_execution bigint[], p_key bigint[], p_cached_execution bigint[], p_cached_event bigint[], p_cached_revision bigint[], p_max_bytes bigint) RETURNS TABLE(op bigint, instance_key bigint, execution_id bigint, history_revision bigint, partial boolean, events bytea[], complete boolean)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -1396,16 +1533,31 @@ CREATE FUNCTION steadfast_golden.sf_read_history(p_instance text[], p_execution 
 BEGIN
     RETURN QUERY
     SELECT r.op, i.instance_key, x.execution_id, i.history_revision, x.partial,
-           ARRAY(SELECT e.payload FROM sf_event e
-                 WHERE e.instance_key = i.instance_key AND e.execution_id = x.execution_id
-                   AND e.event_id > CASE WHEN x.partial THEN r.event_id ELSE -1 END ORDER BY e.event_id)
+           page.payloads, page.complete
     FROM unnest(p_instance, p_execution, p_key, p_cached_execution, p_cached_event, p_cached_revision)
          WITH ORDINALITY AS r(instance_id, wanted, key, execution_id, event_id, revision, op)
     JOIN sf_instance i ON i.instance_id = r.instance_id
     CROSS JOIN LATERAL (
         SELECT coalesce(r.wanted, i.execution_id) AS execution_id,
+               -- The cached end must be there: a failover or a restore may have taken it back.
                coalesce(r.key = i.instance_key AND r.revision = i.history_revision
-                        AND r.execution_id = coalesce(r.wanted, i.execution_id), false) AS partial) x;
+                        AND r.execution_id = coalesce(r.wanted, i.execution_id)
+                        -- Not EXISTS: the planner might hash all events there are.
+                        AND (r.event_id = 0 OR (
+                            SELECT true FROM sf_event c WHERE c.instance_key = i.instance_key
+                               AND c.execution_id = r.execution_id AND c.event_id = r.event_id)), false) AS partial) x
+    CROSS JOIN LATERAL (
+        SELECT coalesce(array_agg(b.payload ORDER BY b.event_id), '{}') AS payloads,
+               coalesce(bool_and(b.is_last), true) AS complete
+        FROM (
+            SELECT a.event_id, a.payload, bool_or(a.is_last) OVER () AS is_last FROM (
+                SELECT e.event_id, e.payload, lead(e.event_id) OVER w IS NULL AS is_last,
+                       sum(octet_length(e.payload)) OVER w - octet_length(e.payload) AS bytes_before
+                FROM sf_event e
+                WHERE e.instance_key = i.instance_key AND e.execution_id = x.execution_id
+                  AND e.event_id > CASE WHEN x.partial THEN r.event_id ELSE -1 END
+                WINDOW w AS (ORDER BY e.event_id)) a
+            WHERE a.bytes_before < p_max_bytes) b) page;
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_renew_orchestration_item_lock(p_wait boolean, o_key bigint[], o_claim bigint[], o_extend_ms bigint[]) RETURNS bigint[]
@@ -1458,15 +1610,18 @@ CREATE FUNCTION steadfast_golden.sf_renew_session_lock(p_owners bytea[], p_exten
     AS $$
 DECLARE
     v_now   timestamptz := clock_timestamp();
+    v_held  bytea[];
     v_count bigint;
 BEGIN
-    WITH held AS MATERIALIZED (
+    -- Locked by one statement and updated by the next: an update in the statement that locks would start from the
+    -- version that its snapshot shows, and queue for the newer one behind those who wait for us.
+    v_held := ARRAY(
         SELECT s.session_key FROM sf_session s
         WHERE s.owner = ANY (p_owners) AND s.locked_until > v_now
           AND s.last_activity_at > v_now - p_idle_ms * interval '1 millisecond'
-        ORDER BY s.session_key FOR NO KEY UPDATE)
+        ORDER BY s.session_key FOR NO KEY UPDATE);
     UPDATE sf_session s SET locked_until = v_now + p_extend_ms * interval '1 millisecond'
-    FROM held h WHERE s.session_key = h.session_key;
+    WHERE s.session_key = ANY (v_held);
     GET DIAGNOSTICS v_count = ROW_COUNT;
     RETURN v_count;
 END $$;
@@ -1530,7 +1685,10 @@ BEGIN
                 FROM (SELECT q.message_id, q.payload FROM sf_message q
                       WHERE q.instance_key = k.id AND q.visible_at <= p_now
                       ORDER BY q.message_id LIMIT p_max_messages) s) o
-            WHERE o.bytes_before < p_max_bytes) b)
+            WHERE o.bytes_before < p_max_bytes
+            UNION
+            SELECT q.message_id FROM sf_message q
+            WHERE q.instance_key = k.id AND q.kind IN (1, 2) AND q.visible_at <= p_now) b)
     UPDATE sf_message m SET claim = p_claim, attempt_count = m.attempt_count + 1
     FROM again a WHERE m.instance_key = a.instance_key AND m.message_id = a.message_id;
 
@@ -1549,13 +1707,25 @@ BEGIN
                       FROM sf_inbox x WHERE x.instance_id = i.instance_id AND x.visible_at <= p_now
                       ORDER BY x.visible_at, x.message_id LIMIT greatest(had.room, 0)
                       FOR UPDATE SKIP LOCKED) q) o
-            WHERE o.bytes_before < p_max_bytes) b
+            WHERE o.bytes_before < p_max_bytes
+            UNION
+            SELECT z.instance_id, z.visible_at, z.message_id FROM (
+                SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x
+                WHERE x.instance_id = i.instance_id AND x.kind IN (1, 2) AND x.visible_at <= p_now
+                FOR UPDATE SKIP LOCKED) z) b
     ), moved AS (
         DELETE FROM sf_inbox x USING taken t
         WHERE x.instance_id = t.instance_id AND x.visible_at = t.visible_at AND x.message_id = t.message_id
         RETURNING t.instance_key, x.message_id, x.visible_at, x.kind, x.payload)
     INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, claim, kind, payload)
     SELECT m.instance_key, m.message_id, m.visible_at, 1, p_claim, m.kind, m.payload FROM moved m;
+
+    -- Without a name, a history and a start there is nothing to run: such messages go on waiting for a start.
+    UPDATE sf_message s SET claim = NULL, attempt_count = s.attempt_count - 1
+    FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+    WHERE s.instance_key = k.id AND s.claim = p_claim AND i.orchestration_name IS NULL
+      AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = k.id)
+      AND NOT EXISTS (SELECT FROM sf_message b WHERE b.instance_key = k.id AND b.kind IN (1, 2) AND b.claim = p_claim);
 
     SELECT coalesce(array_agg(k.id) FILTER (WHERE c.any_claimed), '{}'),
            coalesce(array_agg(k.id) FILTER (WHERE NOT c.any_claimed), '{}')
@@ -1590,7 +1760,7 @@ BEGIN
                 SELECT s.session_key FROM sf_session s WHERE s.owner = ANY (p_owners) AND s.locked_until > p_now
                 UNION ALL
                 (SELECT s.session_key FROM sf_session s WHERE s.locked_until <= p_now
-                 ORDER BY s.locked_until LIMIT 64)) mine
+                 ORDER BY s.locked_until LIMIT 512)) mine
             CROSS JOIN LATERAL unnest(
                 coalesce(p_tags, ARRAY(SELECT g.tag FROM sf_work_tags(mine.session_key) g))) AS t(tag)
             CROSS JOIN LATERAL (
@@ -1623,12 +1793,14 @@ BEGIN
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_text_of(p_bytes bytea) RETURNS text
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
     SET search_path TO 'steadfast_golden', 'pg_temp'
     AS $$
-    SELECT CASE WHEN position('\x00'::bytea IN p_bytes) = 0 THEN convert_from(p_bytes, 'UTF8')
-                ELSE encode(p_bytes, 'escape') END
-$$;
+BEGIN
+    RETURN convert_from(p_bytes, 'UTF8');
+EXCEPTION WHEN character_not_in_repertoire OR untranslatable_character THEN
+    RETURN encode(p_bytes, 'escape');
+END $$;
 
 CREATE FUNCTION steadfast_golden.sf_touch_sessions(p_sessions bytea[], p_now timestamp with time zone) RETURNS void
     LANGUAGE plpgsql
@@ -1639,11 +1811,14 @@ CREATE FUNCTION steadfast_golden.sf_touch_sessions(p_sessions bytea[], p_now tim
     SET enable_mergejoin TO 'off'
     SET enable_bitmapscan TO 'off'
     AS $$
+DECLARE
+    v_held bytea[];
 BEGIN
-    UPDATE sf_session s SET last_activity_at = p_now
-    FROM (SELECT l.session_key FROM sf_session l WHERE l.session_key = ANY (p_sessions) AND l.locked_until > p_now
-          ORDER BY l.session_key FOR NO KEY UPDATE SKIP LOCKED) k
-    WHERE s.session_key = k.session_key;
+    -- Two statements: see sf_renew_session_lock.
+    v_held := ARRAY(SELECT l.session_key FROM sf_session l
+                    WHERE l.session_key = ANY (p_sessions) AND l.locked_until > p_now
+                    ORDER BY l.session_key FOR NO KEY UPDATE SKIP LOCKED);
+    UPDATE sf_session s SET last_activity_at = p_now WHERE s.session_key = ANY (v_held);
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_turn_lanes() RETURNS TABLE(lane bigint)
@@ -1674,12 +1849,19 @@ BEGIN
        AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = t.instance_key);
     -- Only the oldest messages are looked at: a backlog of 50,000 must not slow the ack of one turn. A claim
     -- takes at most 1,000, so whatever was delayed together is among them.
+    -- An instance that nobody has started waits for its start: until a routed one is due, or (lane -1) until one
+    -- arrives.
     UPDATE sf_turn t SET claim = NULL, leased_at = NULL, lease_ms = NULL,
-           lane = CASE WHEN i.orchestration_name IS NULL AND t.lane < 0 THEN t.lane ELSE coalesce(i.replay_version, 0) END,
-           available_at = (SELECT min(o.visible_at) FROM (
-                SELECT s.visible_at FROM sf_message s WHERE s.instance_key = t.instance_key
-                ORDER BY s.message_id LIMIT 1001) o)
-    FROM sf_instance i
+           lane = CASE WHEN n.unstarted AND n.start_at IS NULL THEN -1 ELSE coalesce(i.replay_version, 0) END,
+           available_at = CASE WHEN n.unstarted AND n.start_at IS NOT NULL THEN n.start_at ELSE n.due_at END
+    FROM sf_instance i CROSS JOIN LATERAL (
+        SELECT i.orchestration_name IS NULL
+               AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key) AS unstarted,
+               (SELECT min(s.visible_at) FROM sf_message s
+                WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)) AS start_at,
+               (SELECT min(o.visible_at) FROM (
+                    SELECT s.visible_at FROM sf_message s WHERE s.instance_key = i.instance_key
+                    ORDER BY s.message_id LIMIT 1001) o) AS due_at) n
     WHERE t.instance_key = ANY (p_keys) AND i.instance_key = t.instance_key;
 END $$;
 
@@ -1957,11 +2139,15 @@ CREATE INDEX sf_batch_expiry ON steadfast_golden.sf_batch USING btree (expires_a
 
 CREATE INDEX sf_inbox_due ON steadfast_golden.sf_inbox USING btree (visible_at, message_id);
 
+CREATE INDEX sf_inbox_start ON steadfast_golden.sf_inbox USING btree (instance_id, visible_at, message_id) WHERE (kind = ANY (ARRAY[1, 2]));
+
 CREATE INDEX sf_instance_parent ON steadfast_golden.sf_instance USING btree (parent_instance_id) WHERE (parent_instance_id IS NOT NULL);
 
 CREATE INDEX sf_instance_status ON steadfast_golden.sf_instance USING btree (status, instance_key);
 
-CREATE INDEX sf_session_free ON steadfast_golden.sf_session USING btree (locked_until);
+CREATE INDEX sf_message_start ON steadfast_golden.sf_message USING btree (instance_key, message_id) WHERE (kind = ANY (ARRAY[1, 2]));
+
+CREATE INDEX sf_session_free ON steadfast_golden.sf_session USING btree (locked_until, session_key);
 
 CREATE INDEX sf_session_owner ON steadfast_golden.sf_session USING btree (owner) WHERE (owner IS NOT NULL);
 

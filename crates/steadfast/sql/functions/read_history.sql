@@ -24,8 +24,9 @@ BEGIN
                -- The cached end must be there: a failover or a restore may have taken it back.
                coalesce(r.key = i.instance_key AND r.revision = i.history_revision
                         AND r.execution_id = coalesce(r.wanted, i.execution_id)
-                        AND (r.event_id = 0 OR EXISTS (
-                            SELECT FROM sf_event c WHERE c.instance_key = i.instance_key
+                        -- Not EXISTS: the planner might hash all events there are.
+                        AND (r.event_id = 0 OR (
+                            SELECT true FROM sf_event c WHERE c.instance_key = i.instance_key
                                AND c.execution_id = r.execution_id AND c.event_id = r.event_id)), false) AS partial) x
     CROSS JOIN LATERAL (
         SELECT coalesce(array_agg(b.payload ORDER BY b.event_id), '{}') AS payloads,

@@ -168,9 +168,8 @@ async fn tour(session: &Session) -> Seen {
         buffers: Vec::new(),
         faults: Vec::new(),
     };
-    for round in 0..2 {
+    for _ in 0..2 {
         seen.buffers.clear();
-        let _ = round;
         for (name, sql) in single_calls() {
             seen.note(name, &session.rehearse(name, &sql).await);
         }
@@ -201,7 +200,13 @@ fn single_calls() -> Vec<(&'static str, String)> {
         ),
         (
             "read_history",
-            format!("SELECT * FROM sf_read_history({ids}, {none}, {none}, {none}, {none}, {none}, 16777216)"),
+            format!(
+                "SELECT * FROM sf_read_history({ids}, {none}, {}, {}, {}, {}, 16777216)",
+                each("(n * 7 + 401)::bigint"),
+                each("1::bigint"),
+                each("1::bigint"),
+                each("0::bigint")
+            ),
         ),
         (
             "enqueue_for_orchestrator",
