@@ -1053,15 +1053,20 @@ BEGIN
         SELECT h.instance_id, h.visible_at, h.message_id, h.n, i.instance_key IS NULL AS is_new,
                coalesce(t.claim IS NOT NULL AND t.available_at > p_now, false) AS leased,
                coalesce(i.replay_version NOT BETWEEN p_min_version AND p_max_version, false) AS incompatible,
-               i.orchestration_name IS NOT NULL
-               OR EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = h.instance_id
-                            AND s.visible_at <= p_now AND s.kind IN (1, 2))
-               OR EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
-               OR EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)
-                            AND s.visible_at <= p_now) AS known
+               i.orchestration_name IS NOT NULL OR si.yes IS NOT NULL OR ev.yes IS NOT NULL OR sm.yes IS NOT NULL AS known
         FROM heads h
         LEFT JOIN sf_instance i ON i.instance_id = h.instance_id
         LEFT JOIN sf_turn t ON t.instance_key = i.instance_key
+        -- LIMIT keeps these probes of one instance each: an EXISTS may be hashed over a whole table.
+        LEFT JOIN LATERAL (
+            SELECT 1 AS yes FROM sf_inbox s WHERE i.orchestration_name IS NULL AND s.instance_id = h.instance_id
+               AND s.visible_at <= p_now AND s.kind IN (1, 2) LIMIT 1) si ON true
+        LEFT JOIN LATERAL (
+            SELECT 1 AS yes FROM sf_event e WHERE i.orchestration_name IS NULL AND e.instance_key = i.instance_key
+            LIMIT 1) ev ON true
+        LEFT JOIN LATERAL (
+            SELECT 1 AS yes FROM sf_message s WHERE i.orchestration_name IS NULL AND s.instance_key = i.instance_key
+               AND s.kind IN (1, 2) AND s.visible_at <= p_now LIMIT 1) sm ON true
     ), chosen AS (
         SELECT j.instance_id, j.is_new, j.visible_at, j.message_id FROM judged j
         WHERE j.known AND NOT j.leased AND NOT j.incompatible AND NOT j.instance_id = ANY (p_except)

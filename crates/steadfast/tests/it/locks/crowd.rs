@@ -91,7 +91,7 @@ async fn run(case: Case) {
             faults.push(format!("{}: {now} pages, {quiet} when quiet\n{breakdown}", case.name));
         }
     }
-    println!(
+    eprintln!(
         "{:45} quiet {quiet}, {claims} claims to move the crowd (the dearest {worst}), then {before}, after a vacuum {after:?}",
         case.name
     );

@@ -9,7 +9,7 @@ pub(super) fn seed(test: &str) -> u64 {
         .ok()
         .and_then(|text| text.parse().ok())
         .unwrap_or_else(|| RandomState::new().build_hasher().finish());
-    println!("{test}: STEADFAST_IT_SEED={seed}");
+    eprintln!("{test}: STEADFAST_IT_SEED={seed}");
     seed
 }
 

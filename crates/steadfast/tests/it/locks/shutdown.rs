@@ -66,7 +66,7 @@ impl Round {
     fn slow_down(&mut self, faults: &Faults) {
         for _ in 0..self.dice.below(8) {
             faults.add(Rule {
-                function: *self.dice.pick::<&'static str>(&FUNCTIONS),
+                function: self.dice.pick::<&'static str>(&FUNCTIONS),
                 when: if self.dice.one_in(2) { When::Before } else { When::After },
                 delay: Duration::from_millis(self.dice.below(25)),
                 fault: None,
