@@ -13,3 +13,6 @@ mod order;
 mod plans;
 #[cfg(feature = "fault-injection")]
 mod shutdown;
+
+/// Held by tests that keep a core busy for long.
+static HEAVY: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

@@ -3,7 +3,9 @@
 
 use tokio_postgres::Client;
 
-use super::explain::{Explained, Session};
+use super::HEAVY;
+use super::explain::{Explained, Session, can_explain};
+use crate::harness::database_url;
 use crate::upgrade::place::{Database, builder};
 
 /// How many items one call of a full batch concerns.
@@ -392,6 +394,10 @@ async fn work_calls(session: &Session, seen: &mut Seen) {
 
 #[tokio::test]
 async fn every_hot_function_reads_by_index_whatever_is_queued() {
+    if !can_explain(&database_url()).await {
+        return;
+    }
+    let _alone = HEAVY.lock().await;
     let place = Place::create().await;
     let mut faults = Vec::new();
     // This session makes its plans now, on empty tables, and keeps them.
@@ -429,6 +435,7 @@ async fn every_hot_function_reads_by_index_whatever_is_queued() {
         faults.extend(seen.faults.into_iter().map(|f| format!("backlog, {plans} plans: {f}")));
         tables.push((format!("backlog {plans}"), seen.buffers));
     }
+    place.database.remove().await;
     for (n, (what, _)) in small.iter().enumerate() {
         let numbers: Vec<String> = tables.iter().map(|(name, t)| format!("{name}: {}", t[n].1)).collect();
         println!("{what:40} {}", numbers.join("  "));

@@ -9,7 +9,7 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::harness::{database_url, fresh_schema, raw};
 
-/// A database that no other test uses. It stays behind: it vanishes with the throw-away server.
+/// A database that no other test uses. Unless it is removed it vanishes with the throw-away server.
 pub(crate) struct Database {
     pub(crate) name: String,
     pub(crate) url: String,
@@ -29,6 +29,15 @@ impl Database {
             url: format!("{server}/{name}"),
             name,
         }
+    }
+
+    /// Removes it now, for a test that has filled it.
+    pub(crate) async fn remove(&self) {
+        raw()
+            .await
+            .batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.name))
+            .await
+            .expect("drop the database");
     }
 
     /// Raw SQL in this database.
