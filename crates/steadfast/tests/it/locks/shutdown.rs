@@ -147,6 +147,17 @@ async fn until<T: PartialEq + std::fmt::Debug, R: Future<Output = T>>(what: &str
     panic!("{what}: {seen:?} instead of {wanted:?}");
 }
 
+/// An item that is there, or that a claim under way at the end of its provider has for a moment and gives back.
+async fn soon<T>(what: &str, fetch: impl AsyncFn() -> Option<T>) -> T {
+    for _ in 0..250 {
+        if let Some(item) = fetch().await {
+            return item;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{what} is missing");
+}
+
 async fn play(round: &mut Round, stayer: &PostgresProvider, raw: &Client) -> End {
     let faults = Faults::new();
     let provider = round.open(&faults).await;
@@ -252,22 +263,28 @@ async fn play(round: &mut Round, stayer: &PostgresProvider, raw: &Client) -> End
     })
     .await;
 
-    // Another provider has at once what nobody took, at its first attempt.
+    // Another provider has what nobody took, at its first attempt.
+    let what = format!("round {}, {end:?}: a turn", round.number);
     for _ in turns.len() as u64..starts {
-        let (item, _, attempts) = stayer
-            .fetch_orchestration_item(LEASE, Duration::ZERO, None)
-            .await
-            .unwrap()
-            .unwrap_or_else(|| panic!("round {}, {end:?}: a turn is missing", round.number));
+        let (item, _, attempts) = soon(&what, async || {
+            stayer
+                .fetch_orchestration_item(LEASE, Duration::ZERO, None)
+                .await
+                .unwrap()
+        })
+        .await;
         assert!(!turns.contains(&item.instance));
         assert_eq!(attempts, 1, "round {}, {end:?}", round.number);
     }
+    let what = format!("round {}, {end:?}: an activity", round.number);
     for _ in work.len() as u64..activities {
-        let (_, _, attempts) = stayer
-            .fetch_work_item(LEASE, Duration::ZERO, None, &TagFilter::Any)
-            .await
-            .unwrap()
-            .unwrap_or_else(|| panic!("round {}, {end:?}: an activity is missing", round.number));
+        let (_, _, attempts) = soon(&what, async || {
+            stayer
+                .fetch_work_item(LEASE, Duration::ZERO, None, &TagFilter::Any)
+                .await
+                .unwrap()
+        })
+        .await;
         assert_eq!(attempts, 1, "round {}, {end:?}", round.number);
     }
     end
