@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use duroxide::providers::{Provider, SessionFetchConfig, TagFilter, WorkItem};
+use duroxide::providers::{OrchestrationItem, Provider, SessionFetchConfig, TagFilter, WorkItem};
 use steadfast::fault::{Faults, Rule, When};
 use steadfast::postgres::{LongPoll, PostgresProvider};
 use tokio_postgres::Client;
@@ -147,15 +147,35 @@ async fn until<T: PartialEq + std::fmt::Debug, R: Future<Output = T>>(what: &str
     panic!("{what}: {seen:?} instead of {wanted:?}");
 }
 
-/// An item that is there, or that a claim under way at the end of its provider has for a moment and gives back.
-async fn soon<T>(what: &str, fetch: impl AsyncFn() -> Option<T>) -> T {
-    for _ in 0..250 {
-        if let Some(item) = fetch().await {
-            return item;
+/// An item may be with a claim that was under way at the end of its provider, for the moment until that gives it back:
+/// so often is it asked for.
+const TRIES: usize = 250;
+
+async fn next_turn(stayer: &PostgresProvider, what: &str) -> (OrchestrationItem, String, u32) {
+    for _ in 0..TRIES {
+        if let Some(turn) = stayer
+            .fetch_orchestration_item(LEASE, Duration::ZERO, None)
+            .await
+            .unwrap()
+        {
+            return turn;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    panic!("{what} is missing");
+    panic!("{what}: a turn is missing");
+}
+
+async fn next_activity(stayer: &PostgresProvider, what: &str) -> (WorkItem, String, u32) {
+    for _ in 0..TRIES {
+        let found = stayer
+            .fetch_work_item(LEASE, Duration::ZERO, None, &TagFilter::Any)
+            .await;
+        if let Some(work) = found.unwrap() {
+            return work;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{what}: an activity is missing");
 }
 
 async fn play(round: &mut Round, stayer: &PostgresProvider, raw: &Client) -> End {
@@ -264,28 +284,15 @@ async fn play(round: &mut Round, stayer: &PostgresProvider, raw: &Client) -> End
     .await;
 
     // Another provider has what nobody took, at its first attempt.
-    let what = format!("round {}, {end:?}: a turn", round.number);
+    let what = format!("round {}, {end:?}", round.number);
     for _ in turns.len() as u64..starts {
-        let (item, _, attempts) = soon(&what, async || {
-            stayer
-                .fetch_orchestration_item(LEASE, Duration::ZERO, None)
-                .await
-                .unwrap()
-        })
-        .await;
+        let (item, _, attempts) = next_turn(stayer, &what).await;
         assert!(!turns.contains(&item.instance));
-        assert_eq!(attempts, 1, "round {}, {end:?}", round.number);
+        assert_eq!(attempts, 1, "{what}");
     }
-    let what = format!("round {}, {end:?}: an activity", round.number);
     for _ in work.len() as u64..activities {
-        let (_, _, attempts) = soon(&what, async || {
-            stayer
-                .fetch_work_item(LEASE, Duration::ZERO, None, &TagFilter::Any)
-                .await
-                .unwrap()
-        })
-        .await;
-        assert_eq!(attempts, 1, "round {}, {end:?}", round.number);
+        let (_, _, attempts) = next_activity(stayer, &what).await;
+        assert_eq!(attempts, 1, "{what}");
     }
     end
 }
