@@ -40,13 +40,18 @@ impl<T> Lane<T> {
         self.waiting.push_back((call, bytes));
     }
 
-    /// The next batch to send now, or `None` while enough are under way or nothing waits. Whoever takes one
-    /// must report [`Lane::finished`] for it. `wanted` says whether somebody still waits for the call; calls
-    /// that nobody wants any more are dropped unsent.
-    pub(crate) fn next_batch(&mut self, wanted: impl Fn(&T) -> bool) -> Option<Vec<T>> {
-        if self.in_flight >= self.limits.max_in_flight {
-            return None;
-        }
+    /// Reserves a batch: true when something waits and fewer than `max_in_flight` batches are under way. Whoever
+    /// reserved takes the batch when it is about to be sent ([`Lane::take_batch`]), so that what comes until then
+    /// goes along, and reports [`Lane::finished`].
+    pub(crate) fn reserve(&mut self) -> bool {
+        let yes = self.in_flight < self.limits.max_in_flight && !self.waiting.is_empty();
+        self.in_flight += usize::from(yes);
+        yes
+    }
+
+    /// The calls of a reserved batch; none when all of them have gone meanwhile. `wanted` says whether somebody still
+    /// waits for the call; calls that nobody wants any more are dropped unsent.
+    pub(crate) fn take_batch(&mut self, wanted: impl Fn(&T) -> bool) -> Vec<T> {
         let mut batch = Vec::new();
         let mut bytes = 0usize;
         while let Some((call, size)) = self.waiting.front() {
@@ -63,11 +68,7 @@ impl<T> Lane<T> {
                 batch.push(call);
             }
         }
-        if batch.is_empty() {
-            return None;
-        }
-        self.in_flight += 1;
-        Some(batch)
+        batch
     }
 
     /// A batch has been answered, or has failed.
@@ -96,16 +97,29 @@ mod tests {
         })
     }
 
+    /// Reserves a batch and takes it at once.
+    fn next_batch(lane: &mut Lane<u32>, wanted: impl Fn(&u32) -> bool) -> Option<Vec<u32>> {
+        if !lane.reserve() {
+            return None;
+        }
+        let batch = lane.take_batch(wanted);
+        if batch.is_empty() {
+            lane.finished();
+            return None;
+        }
+        Some(batch)
+    }
+
     #[test]
     fn a_lone_call_goes_at_once_and_the_rest_become_one_batch() {
         let mut lane = lane(10, 1000, 1);
         lane.push(1, 1);
-        assert_eq!(lane.next_batch(|_| true), Some(vec![1]));
+        assert_eq!(next_batch(&mut lane, |_| true), Some(vec![1]));
         lane.push(2, 1);
         lane.push(3, 1);
-        assert_eq!(lane.next_batch(|_| true), None);
+        assert_eq!(next_batch(&mut lane, |_| true), None);
         lane.finished();
-        assert_eq!(lane.next_batch(|_| true), Some(vec![2, 3]));
+        assert_eq!(next_batch(&mut lane, |_| true), Some(vec![2, 3]));
     }
 
     #[test]
@@ -114,9 +128,9 @@ mod tests {
         lane.push(1, 5);
         lane.push(2, 5000);
         lane.push(3, 5);
-        assert_eq!(lane.next_batch(|_| true), Some(vec![1]));
-        assert_eq!(lane.next_batch(|_| true), Some(vec![2]));
-        assert_eq!(lane.next_batch(|_| true), Some(vec![3]));
+        assert_eq!(next_batch(&mut lane, |_| true), Some(vec![1]));
+        assert_eq!(next_batch(&mut lane, |_| true), Some(vec![2]));
+        assert_eq!(next_batch(&mut lane, |_| true), Some(vec![3]));
     }
 
     #[test]
@@ -124,10 +138,10 @@ mod tests {
         let mut lane = lane(10, 100, 1);
         lane.push(1, 1);
         lane.push(2, 1);
-        assert_eq!(lane.next_batch(|c| *c != 1), Some(vec![2]));
+        assert_eq!(next_batch(&mut lane, |c| *c != 1), Some(vec![2]));
         lane.finished();
         lane.push(1, 1);
-        assert_eq!(lane.next_batch(|c| *c != 1), None);
+        assert_eq!(next_batch(&mut lane, |c| *c != 1), None);
         assert!(lane.is_idle());
     }
 
@@ -138,16 +152,16 @@ mod tests {
             max_calls in 1usize..20, max_bytes in 1usize..400, max_in_flight in 1usize..4,
             script in prop::collection::vec(0u8..3, 0..600),
         ) {
-            let mut lane: Lane<usize> = Lane::new(Limits { max_calls, max_bytes, max_in_flight });
+            let mut lane = lane(max_calls, max_bytes, max_in_flight);
             let mut pushed = 0usize;
-            let mut sent: Vec<usize> = Vec::new();
+            let mut sent: Vec<u32> = Vec::new();
             let mut under_way = 0usize;
-            let mut take = |lane: &mut Lane<usize>, under_way: &mut usize| {
-                if let Some(batch) = lane.next_batch(|_| true) {
+            let mut take = |lane: &mut Lane<u32>, under_way: &mut usize| {
+                if let Some(batch) = next_batch(lane, |_| true) {
                     *under_way += 1;
                     assert!(*under_way <= max_in_flight);
                     assert!(batch.len() <= max_calls);
-                    let bytes: usize = batch.iter().map(|c| sizes[*c]).sum();
+                    let bytes: usize = batch.iter().map(|c| sizes[*c as usize]).sum();
                     assert!(bytes <= max_bytes || batch.len() == 1);
                     sent.extend(batch);
                     true
@@ -155,13 +169,13 @@ mod tests {
             };
             for step in script {
                 match step {
-                    0 if pushed < sizes.len() => { lane.push(pushed, sizes[pushed]); pushed += 1; }
+                    0 if pushed < sizes.len() => { lane.push(pushed as u32, sizes[pushed]); pushed += 1; }
                     1 => { take(&mut lane, &mut under_way); }
                     2 if under_way > 0 => { lane.finished(); under_way -= 1; }
                     _ => {}
                 }
             }
-            while pushed < sizes.len() { lane.push(pushed, sizes[pushed]); pushed += 1; }
+            while pushed < sizes.len() { lane.push(pushed as u32, sizes[pushed]); pushed += 1; }
             loop {
                 while take(&mut lane, &mut under_way) {}
                 if under_way == 0 { break; }
@@ -169,7 +183,7 @@ mod tests {
                 under_way -= 1;
             }
             prop_assert!(lane.is_idle());
-            prop_assert_eq!(sent, (0..sizes.len()).collect::<Vec<_>>());
+            prop_assert_eq!(sent, (0..sizes.len() as u32).collect::<Vec<_>>());
         }
     }
 }

@@ -5,8 +5,7 @@ CREATE OR REPLACE FUNCTION sf_ack_kv(
     p_now timestamptz, p_results bigint[], o_key bigint[], o_status text[], o_kv_clear boolean[],
     k_op integer[], k_id bytea[], k_key bytea[], k_value bytea[], k_at_ms bigint[])
 RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_now_ms bigint := floor(extract(epoch FROM p_now) * 1000);
     v_ended  bigint[];

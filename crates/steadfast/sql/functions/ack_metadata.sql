@@ -6,8 +6,7 @@ CREATE OR REPLACE FUNCTION sf_ack_metadata(
     o_version bytea[], o_parent text[], o_status text[], o_output bytea[], o_pinned bigint[], o_custom smallint[],
     o_custom_status bytea[])
 RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     UPDATE sf_instance i SET
         orchestration_name = CASE WHEN o.version IS NULL THEN i.orchestration_name
@@ -33,21 +32,17 @@ BEGIN
                AS u(key, execution, name, version, parent, status, pinned, custom, custom_status, op)) o
     WHERE p_results[o.op] = 0 AND i.instance_key = o.key;
 
-    INSERT INTO sf_execution (instance_key, execution_id, status, output, replay_version, started_at, completed_at)
+    -- A turn in the middle of an execution changes nothing here, and writes nothing.
+    INSERT INTO sf_execution AS x (instance_key, execution_id, status, output, replay_version, started_at, completed_at)
     SELECT o.key, o.execution, coalesce(o.status, 'Running'), o.output, o.pinned, p_now,
            CASE WHEN o.status IS NOT NULL THEN p_now END
     FROM unnest(o_key, o_execution, o_status, o_output, o_pinned) WITH ORDINALITY
          AS o(key, execution, status, output, pinned, op)
-    WHERE p_results[o.op] = 0 AND NOT EXISTS (
-        SELECT FROM sf_execution x WHERE x.instance_key = o.key AND x.execution_id = o.execution);
-
-    UPDATE sf_execution x SET
-        status = coalesce(o.status, x.status),
-        output = CASE WHEN o.status IS NULL THEN x.output ELSE o.output END,
-        completed_at = CASE WHEN o.status IS NULL THEN x.completed_at ELSE p_now END,
-        replay_version = coalesce(o.pinned, x.replay_version)
-    FROM unnest(o_key, o_execution, o_status, o_output, o_pinned) WITH ORDINALITY
-         AS o(key, execution, status, output, pinned, op)
-    WHERE p_results[o.op] = 0 AND x.instance_key = o.key AND x.execution_id = o.execution
-      AND x.started_at <> p_now AND (o.status IS NOT NULL OR o.pinned IS NOT NULL);
+    WHERE p_results[o.op] = 0 AND (o.status IS NOT NULL OR o.pinned IS NOT NULL OR NOT EXISTS (
+        SELECT FROM sf_execution y WHERE y.instance_key = o.key AND y.execution_id = o.execution))
+    ON CONFLICT (instance_key, execution_id) DO UPDATE SET
+        status = CASE WHEN excluded.completed_at IS NULL THEN x.status ELSE excluded.status END,
+        output = CASE WHEN excluded.completed_at IS NULL THEN x.output ELSE excluded.output END,
+        completed_at = coalesce(excluded.completed_at, x.completed_at),
+        replay_version = coalesce(excluded.replay_version, x.replay_version);
 END $$;

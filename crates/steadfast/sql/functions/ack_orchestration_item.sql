@@ -48,9 +48,18 @@ BEGIN
     END IF;
     -- After the locks: a lease that ended while this call waited has ended.
     v_now := clock_timestamp();
-    v_again := ARRAY(SELECT DISTINCT e.op FROM unnest(e_op, e_event) AS e(op, event_id)
-                     JOIN sf_event h ON h.instance_key = o_key[e.op] AND h.execution_id = o_execution[e.op]
-                                    AND h.event_id = e.event_id);
+    -- Event ids grow: only a turn that does not go on behind the last one is compared with what is there.
+    v_again := ARRAY(
+        SELECT f.op FROM (SELECT e.op, min(e.event_id) AS first_id FROM unnest(e_op, e_event) AS e(op, event_id)
+                          GROUP BY e.op) f
+        WHERE f.first_id <= (SELECT h.event_id FROM sf_event h WHERE h.instance_key = o_key[f.op]
+                                AND h.execution_id = o_execution[f.op] ORDER BY h.event_id DESC LIMIT 1));
+    IF cardinality(v_again) > 0 THEN
+        v_again := ARRAY(SELECT DISTINCT e.op FROM unnest(e_op, e_event) AS e(op, event_id)
+                         JOIN sf_event h ON h.instance_key = o_key[e.op] AND h.execution_id = o_execution[e.op]
+                                        AND h.event_id = e.event_id
+                         WHERE e.op = ANY (v_again));
+    END IF;
     IF cardinality(c_op) > 0 THEN
         v_stuck := sf_lock_cancelled(p_wait, o_key, c_op, c_instance, c_execution, c_activity);
     END IF;
@@ -76,8 +85,8 @@ BEGIN
 
         PERFORM sf_ack_metadata(v_now, p_owner, v_results, o_key, o_execution, o_name, o_version, o_parent, o_status,
                                 o_output, o_pinned, o_custom, o_custom_status);
-        IF cardinality(k_op) > 0 OR true = ANY (o_kv_clear) OR EXISTS (
-               SELECT FROM unnest(o_status) AS s(status) WHERE s.status IS NOT NULL) THEN
+        -- Who has no key-values has none to clear, or to keep at the end of an execution.
+        IF cardinality(k_op) > 0 OR EXISTS (SELECT FROM sf_kv v WHERE v.instance_key = ANY (o_key)) THEN
             PERFORM sf_ack_kv(v_now, v_results, o_key, o_status, o_kv_clear, k_op, k_id, k_key, k_value, k_at_ms);
         END IF;
         IF cardinality(c_op) > 0 THEN
@@ -92,12 +101,13 @@ BEGIN
             PERFORM sf_insert_work(v_now, v_results, o_key, w_op, w_instance, w_execution, w_activity, w_tag,
                                    w_session, w_payload);
         END IF;
-        INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
-        SELECT m.instance_id, coalesce(to_timestamp(m.visible_ms / 1000.0), v_now), m.kind, m.payload
-        FROM unnest(m_instance, m_op, m_visible_ms, m_kind, m_payload) WITH ORDINALITY
-             AS m(instance_id, op, visible_ms, kind, payload, n)
-        WHERE v_results[m.op] = 0 ORDER BY m.n;
-
+        IF cardinality(m_op) > 0 THEN
+            INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
+            SELECT m.instance_id, coalesce(to_timestamp(m.visible_ms / 1000.0), v_now), m.kind, m.payload
+            FROM unnest(m_instance, m_op, m_visible_ms, m_kind, m_payload) WITH ORDINALITY
+                 AS m(instance_id, op, visible_ms, kind, payload, n)
+            WHERE v_results[m.op] = 0 ORDER BY m.n;
+        END IF;
         PERFORM sf_turn_reschedule(v_done, v_now);
     END IF;
     PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);

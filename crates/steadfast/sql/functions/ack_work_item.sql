@@ -14,22 +14,37 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SE
 DECLARE
     v_now      timestamptz;
     v_results  bigint[] := sf_batch_results(p_batch_id);
+    v_good     bigint;
     v_locked   bigint[];
     v_sessions bytea[];
 BEGIN
     IF v_results IS NOT NULL THEN
         RETURN v_results;
     END IF;
-    v_locked := sf_lock_work(p_wait, o_key, o_work);
+    -- Mostly all of them are as they should be: one statement finds that out. v_good counts activities, not
+    -- operations, so that a token used twice is looked at more closely.
+    IF NOT p_wait THEN
+        v_good := (SELECT count(DISTINCT l.work_id) FROM (
+            SELECT w.work_id, w.claim = o.claim AND w.available_at > clock_timestamp() AS holds
+            FROM unnest(o_key, o_work, o_claim) AS o(key, work_id, claim)
+            JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+            ORDER BY w.instance_key, w.work_id FOR UPDATE OF w SKIP LOCKED) l WHERE l.holds);
+    END IF;
     v_now := clock_timestamp();
-    v_results := ARRAY(
-        SELECT CASE WHEN w.work_id IS NULL OR w.claim <> o.claim THEN 1
-                    WHEN NOT o.work_id = ANY (v_locked) THEN 4
-                    WHEN row_number() OVER (PARTITION BY o.work_id, o.claim ORDER BY o.op) > 1 THEN 1
-                    WHEN w.available_at <= v_now THEN 2 ELSE 0 END::bigint
-        FROM unnest(o_key, o_work, o_claim) WITH ORDINALITY AS o(key, work_id, claim, op)
-        LEFT JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
-        ORDER BY o.op);
+    IF v_good = cardinality(o_work) THEN
+        v_results := array_fill(0::bigint, ARRAY[cardinality(o_work)]);
+    ELSE
+        v_locked := sf_lock_work(p_wait, o_key, o_work);
+        v_now := clock_timestamp();
+        v_results := ARRAY(
+            SELECT CASE WHEN w.work_id IS NULL OR w.claim <> o.claim THEN 1
+                        WHEN NOT o.work_id = ANY (v_locked) THEN 4
+                        WHEN row_number() OVER (PARTITION BY o.work_id, o.claim ORDER BY o.op) > 1 THEN 1
+                        WHEN w.available_at <= v_now THEN 2 ELSE 0 END::bigint
+            FROM unnest(o_key, o_work, o_claim) WITH ORDINALITY AS o(key, work_id, claim, op)
+            LEFT JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+            ORDER BY o.op);
+    END IF;
     WITH done AS (
         DELETE FROM sf_work w USING unnest(o_key, o_work) WITH ORDINALITY AS o(key, work_id, op)
         WHERE v_results[o.op] = 0 AND w.instance_key = o.key AND w.work_id = o.work_id

@@ -5,7 +5,7 @@
 --        late finds what its retry has answered.
 -- Hints: none.  Errors: none of its own.
 CREATE OR REPLACE FUNCTION sf_batch_results(p_batch_id uuid) RETURNS bigint[]
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0));
     RETURN (SELECT b.results FROM sf_batch b WHERE b.batch_id = p_batch_id);

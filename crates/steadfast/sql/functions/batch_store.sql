@@ -4,8 +4,7 @@
 -- Hints: none.  Errors: none of its own.
 CREATE OR REPLACE FUNCTION sf_batch_store(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, p_results bigint[])
 RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET enable_seqscan = off
-SET enable_hashjoin = off SET enable_mergejoin = off AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     INSERT INTO sf_batch (batch_id, expires_at, results)
     VALUES (p_batch_id, clock_timestamp() + p_retain_ms * interval '1 millisecond', p_results);

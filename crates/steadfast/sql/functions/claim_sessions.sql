@@ -9,8 +9,7 @@ CREATE OR REPLACE FUNCTION sf_claim_sessions(
     p_now timestamptz, p_limit integer, p_tags bytea[], p_owners bytea[], p_session_lease_ms bigint,
     p_keys bigint[], p_works bigint[], p_dues timestamptz[],
     OUT keys bigint[], OUT works bigint[], OUT owners bytea[], OUT busy boolean)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_free       bytea[];
     v_page       bytea[];

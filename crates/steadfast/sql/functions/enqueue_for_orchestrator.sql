@@ -6,7 +6,8 @@ CREATE OR REPLACE FUNCTION sf_enqueue_for_orchestrator(
     p_batch_id uuid, p_retain_ms bigint, p_sweep boolean,
     m_instance text[], m_delay_ms bigint[], m_visible_ms bigint[], m_kind smallint[], m_payload bytea[])
 RETURNS bigint[]
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 DECLARE
     v_now     timestamptz := clock_timestamp();
     v_results bigint[] := sf_batch_results(p_batch_id);

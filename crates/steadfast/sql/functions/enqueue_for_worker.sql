@@ -5,7 +5,8 @@ CREATE OR REPLACE FUNCTION sf_enqueue_for_worker(
     p_batch_id uuid, p_retain_ms bigint, p_sweep boolean,
     w_instance text[], w_execution bigint[], w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[])
 RETURNS bigint[]
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 DECLARE
     v_results bigint[] := sf_batch_results(p_batch_id);
 BEGIN

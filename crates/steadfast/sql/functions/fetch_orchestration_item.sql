@@ -30,10 +30,11 @@ DECLARE
     v_until    timestamptz := v_now + p_lease_ms * interval '1 millisecond';
     v_keys     bigint[] := '{}';   -- claimed by this call
     v_locked   bigint[];
+    v_lanes    bigint[];           -- with something due
     v_due      bigint[];
     v_ids      text[];
     v_new      text[];
-    v_page     integer := 64 + 8 * p_limit;
+    v_page     integer := 8 + 6 * p_limit;   -- small at first: mostly the head serves everybody
     v_rows     bigint := 0;        -- rows of the page that were looked at
     v_want     integer;
     v_at       timestamptz := '-infinity';
@@ -43,6 +44,7 @@ DECLARE
     v_wide     integer := 0;
     v_except   text[] := '{}';
     v_crowded  boolean := false;
+    v_again    boolean := false;   -- some of them had a scheduling row, and perhaps routed messages
     v_busy     boolean := false;
     v_held     boolean;            -- some of the head are held elsewhere
     v_closed   boolean;
@@ -64,15 +66,17 @@ BEGIN
         -- 1. Scheduling rows that are due: leases that ended, delays that passed, routed backlog.
         -- Where some of the head are held elsewhere, a second and wider look passes over them.
         FOR v_look IN 0..1 LOOP
+            v_lanes := ARRAY(
+                SELECT l.lane FROM sf_turn_lanes() l WHERE l.head_at <= v_now
+                   AND (l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version));
+            EXIT WHEN cardinality(v_lanes) = 0;
             v_want := p_limit - cardinality(v_keys);
             v_due := ARRAY(
-                SELECT c.instance_key FROM sf_turn_lanes() l CROSS JOIN LATERAL (
+                SELECT c.instance_key FROM unnest(v_lanes) AS l(lane) CROSS JOIN LATERAL (
                     SELECT t.instance_key, t.available_at FROM sf_turn t
                     WHERE t.lane = l.lane AND t.available_at <= v_now
                     ORDER BY t.available_at LIMIT v_want + 64 * v_look) c
-                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
                 ORDER BY c.available_at LIMIT v_want + 64 * v_look);
-            EXIT WHEN cardinality(v_due) = 0;
             v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (v_due)
                               ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
             v_held := cardinality(v_locked) < cardinality(v_due);
@@ -85,6 +89,7 @@ BEGIN
                 WHERE t.instance_key = ANY (v_locked) AND t.available_at <= v_now AND t.lane >= 0
                 RETURNING t.instance_key)
             SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
+            v_again := cardinality(v_keys) > 0;
             v_busy := v_busy OR v_held;
             EXIT WHEN NOT v_held OR cardinality(v_keys) >= p_limit;
         END LOOP;
@@ -133,21 +138,24 @@ BEGIN
                    SET lane = excluded.lane, available_at = excluded.available_at, claim = excluded.claim,
                        leased_at = excluded.leased_at, lease_ms = excluded.lease_ms
                  WHERE t.claim IS NULL OR t.available_at <= v_now
-                RETURNING t.instance_key)
-            SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
+                -- A row that this call has inserted has never been locked or updated.
+                RETURNING t.instance_key, t.xmax <> 0 AS had_row)
+            SELECT v_keys || coalesce(array_agg(c.instance_key), '{}'), v_again OR coalesce(bool_or(c.had_row), false)
+              INTO v_keys, v_again FROM claimed c;
             v_busy := v_busy OR v_held;
             EXIT WHEN cardinality(v_keys) >= p_limit;
             IF v_held THEN
                 v_wide := 64;
             ELSE
                 EXIT WHEN v_rows < v_page;
-                v_crowded := true;
+                v_crowded := v_page >= 64 + 8 * p_limit;
+                v_page := 64 + 8 * p_limit;
                 v_at := v_next_at;
                 v_id := v_next_id;
             END IF;
         END LOOP;
         IF cardinality(v_keys) > 0 THEN
-            v_keys := sf_route_claimed(v_keys, p_claim, v_now, p_max_messages, p_max_bytes);
+            v_keys := sf_route_claimed(v_keys, v_again, p_claim, v_now, p_max_messages, p_max_bytes);
         END IF;
         IF v_crowded THEN
             -- A whole page did not serve this caller: move what nobody of his kind can take out of everybody's way,
@@ -155,20 +163,15 @@ BEGIN
             v_parked := sf_inbox_park(v_now, greatest(v_page, 4096), p_min_version, p_max_version);
             v_busy := v_busy OR v_parked > 0;
         END IF;
-        -- Scheduled by somebody else since step 1, or held by him: worth another look.
         IF cardinality(v_keys) < p_limit AND NOT v_busy THEN
-            v_busy := EXISTS (SELECT FROM sf_turn_lanes() l CROSS JOIN LATERAL (
-                SELECT FROM sf_turn t WHERE t.lane = l.lane AND t.available_at <= v_now LIMIT 1) c
-                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version);
-        END IF;
-        IF cardinality(v_keys) < p_limit AND NOT v_busy THEN
-            v_next_ms := (SELECT ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)::bigint FROM (
-                (SELECT x.visible_at AS at FROM sf_inbox x WHERE x.visible_at > v_now ORDER BY x.visible_at LIMIT 1)
+            -- Due already: scheduled by somebody else since step 1, or held by him. Worth another look.
+            SELECT coalesce(min(d.at) <= v_now, false), ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)
+              INTO v_busy, v_next_ms FROM (
+                SELECT l.head_at AS at FROM sf_turn_lanes() l
+                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
                 UNION ALL
-                SELECT c.available_at FROM sf_turn_lanes() l CROSS JOIN LATERAL (
-                    SELECT t.available_at FROM sf_turn t WHERE t.lane = l.lane AND t.available_at > v_now
-                    ORDER BY t.available_at LIMIT 1) c
-                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version) d);
+                (SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at > v_now ORDER BY x.visible_at LIMIT 1)) d;
+            v_next_ms := CASE WHEN NOT v_busy THEN v_next_ms END;
         END IF;
     END IF;
 

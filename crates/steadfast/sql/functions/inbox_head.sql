@@ -11,11 +11,38 @@ CREATE OR REPLACE FUNCTION sf_inbox_head(
     p_now timestamptz, p_page integer, p_want integer, p_min_version bigint, p_max_version bigint,
     p_after_at timestamptz, p_after_id bigint, p_except text[],
     OUT rows_seen bigint, OUT last_at timestamptz, OUT last_id bigint, OUT ready text[], OUT ready_new text[], OUT dropped bigint)
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_orphans text[];
+    v_unsure  boolean;
 BEGIN
+    -- Mostly everybody at the head has a name, or his start is there too.
+    WITH heads AS (
+        SELECT p.instance_id, min(p.visible_at) AS visible_at, min(p.message_id) AS message_id, count(*) AS n,
+               bool_or(p.kind IN (1, 2)) AS starts
+        FROM (SELECT x.instance_id, x.visible_at, x.message_id, x.kind FROM sf_inbox x
+              WHERE x.visible_at <= p_now AND (x.visible_at, x.message_id) > (p_after_at, p_after_id)
+              ORDER BY x.visible_at, x.message_id LIMIT p_page) p
+        GROUP BY p.instance_id
+    ), judged AS (
+        SELECT h.*, i.instance_key IS NULL AS is_new,
+               (t.claim IS NOT NULL AND t.available_at > p_now) IS NOT TRUE
+               AND (i.replay_version NOT BETWEEN p_min_version AND p_max_version) IS NOT TRUE
+               AND NOT h.instance_id = ANY (p_except) AS free,
+               i.orchestration_name IS NULL AND NOT h.starts AS unsure
+        FROM heads h
+        LEFT JOIN sf_instance i ON i.instance_id = h.instance_id
+        LEFT JOIN sf_turn t ON t.instance_key = i.instance_key)
+    SELECT coalesce(sum(j.n), 0), coalesce(bool_or(j.unsure), false),
+           coalesce((array_agg(j.instance_id ORDER BY j.visible_at, j.message_id) FILTER (WHERE j.free))[:p_want], '{}'),
+           coalesce(array_agg(j.instance_id) FILTER (WHERE j.free AND j.is_new), '{}')
+      INTO rows_seen, v_unsure, ready, ready_new FROM judged j;
+    dropped := 0;
+    -- A full page that does not serve everybody, or somebody who may have no start: every one is looked at.
+    IF NOT v_unsure AND (rows_seen < p_page OR cardinality(ready) >= p_want) THEN
+        ready_new := ARRAY(SELECT u.id FROM unnest(ready_new) AS u(id) WHERE u.id = ANY (ready));
+        RETURN;
+    END IF;
     WITH page AS MATERIALIZED (
         SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x
         WHERE x.visible_at <= p_now AND (x.visible_at, x.message_id) > (p_after_at, p_after_id)
@@ -52,7 +79,6 @@ BEGIN
            (SELECT coalesce(array_agg(c.instance_id), '{}') FROM chosen c WHERE c.is_new),
            (SELECT array_agg(j.instance_id) FROM judged j WHERE NOT j.known AND NOT j.leased)
       INTO rows_seen, last_at, last_id, ready, ready_new, v_orphans;
-    dropped := 0;
     IF v_orphans IS NOT NULL THEN
         -- Known again in this statement's own snapshot: a start that has arrived since keeps its messages.
         WITH doomed AS MATERIALIZED (

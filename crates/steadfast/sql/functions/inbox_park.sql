@@ -8,8 +8,7 @@
 CREATE OR REPLACE FUNCTION sf_inbox_park(
     p_now timestamptz, p_page integer, p_min_version bigint, p_max_version bigint)
 RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_ids    text[];
     v_keys   bigint[];

@@ -8,8 +8,7 @@ CREATE OR REPLACE FUNCTION sf_insert_work(
     p_now timestamptz, p_results bigint[], o_key bigint[], w_op integer[], w_instance text[], w_execution bigint[],
     w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[])
 RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_keys     bigint[];
     v_sessions bytea[];

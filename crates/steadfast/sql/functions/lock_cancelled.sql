@@ -5,8 +5,7 @@
 CREATE OR REPLACE FUNCTION sf_lock_cancelled(
     p_wait boolean, o_key bigint[], c_op integer[], c_instance text[], c_execution bigint[], c_activity bigint[])
 RETURNS integer[]
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_wanted bigint[];
     v_ops    integer[];

@@ -2,8 +2,7 @@
 -- Called by: sf_ack_work_item, sf_abandon_work_item, sf_renew_work_item_lock.
 -- Locks: work rows by key ascending.  Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_lock_work(p_wait boolean, o_key bigint[], o_work bigint[]) RETURNS bigint[]
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 BEGIN
     IF p_wait THEN
         PERFORM set_config('lock_timeout', '2s', true);

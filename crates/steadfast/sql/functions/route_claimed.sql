@@ -2,32 +2,36 @@
 -- attempt), then those still in the inbox, in order of arrival, up to p_max_messages and p_max_bytes each;
 -- starts come along whatever waits before them, for without them the rest means nothing.
 -- Returns the instances that have any; the others are no longer scheduled.
+-- p_again: some of them may have messages that were routed before.
 -- Called by: sf_fetch_orchestration_item, with the instance rows locked.
 -- Locks: inbox rows, never waiting.
 -- Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_route_claimed(
-    p_keys bigint[], p_claim bigint, p_now timestamptz, p_max_messages integer, p_max_bytes bigint)
+    p_keys bigint[], p_again boolean, p_claim bigint, p_now timestamptz, p_max_messages integer, p_max_bytes bigint)
 RETURNS bigint[]
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_served bigint[];
+    v_starts bigint[];
     v_empty  bigint[];
+    v_again  boolean := p_again;
 BEGIN
-    WITH again AS MATERIALIZED (
-        SELECT k.id AS instance_key, b.message_id FROM unnest(p_keys) AS k(id) CROSS JOIN LATERAL (
-            SELECT o.message_id FROM (
-                SELECT s.message_id, sum(octet_length(s.payload)) OVER (ORDER BY s.message_id)
-                                     - octet_length(s.payload) AS bytes_before
-                FROM (SELECT q.message_id, q.payload FROM sf_message q
-                      WHERE q.instance_key = k.id AND q.visible_at <= p_now
-                      ORDER BY q.message_id LIMIT p_max_messages) s) o
-            WHERE o.bytes_before < p_max_bytes
-            UNION
-            SELECT q.message_id FROM sf_message q
-            WHERE q.instance_key = k.id AND q.kind IN (1, 2) AND q.visible_at <= p_now) b)
-    UPDATE sf_message m SET claim = p_claim, attempt_count = m.attempt_count + 1
-    FROM again a WHERE m.instance_key = a.instance_key AND m.message_id = a.message_id;
+    IF p_again THEN
+        WITH again AS MATERIALIZED (
+            SELECT k.id AS instance_key, b.message_id FROM unnest(p_keys) AS k(id) CROSS JOIN LATERAL (
+                SELECT o.message_id FROM (
+                    SELECT s.message_id, sum(octet_length(s.payload)) OVER (ORDER BY s.message_id)
+                                         - octet_length(s.payload) AS bytes_before
+                    FROM (SELECT q.message_id, q.payload FROM sf_message q
+                          WHERE q.instance_key = k.id AND q.visible_at <= p_now
+                          ORDER BY q.message_id LIMIT p_max_messages) s) o
+                WHERE o.bytes_before < p_max_bytes
+                UNION
+                SELECT q.message_id FROM sf_message q
+                WHERE q.instance_key = k.id AND q.kind IN (1, 2) AND q.visible_at <= p_now) b)
+        UPDATE sf_message m SET claim = p_claim, attempt_count = m.attempt_count + 1
+        FROM again a WHERE m.instance_key = a.instance_key AND m.message_id = a.message_id;
+    END IF;
 
     WITH taken AS MATERIALIZED (
         SELECT i.instance_key, b.instance_id, b.visible_at, b.message_id
@@ -35,7 +39,7 @@ BEGIN
         CROSS JOIN LATERAL (
             -- Whatever waits routed came first: the inbox is for an instance that has room left.
             SELECT p_max_messages - count(*) AS room, coalesce(sum(octet_length(s.payload)), 0) AS bytes
-            FROM sf_message s WHERE s.instance_key = k.id AND s.claim = p_claim) had
+            FROM sf_message s WHERE p_again AND s.instance_key = k.id AND s.claim = p_claim) had
         CROSS JOIN LATERAL (
             SELECT o.instance_id, o.visible_at, o.message_id FROM (
                 SELECT q.instance_id, q.visible_at, q.message_id,
@@ -53,17 +57,30 @@ BEGIN
     ), moved AS (
         DELETE FROM sf_inbox x USING taken t
         WHERE x.instance_id = t.instance_id AND x.visible_at = t.visible_at AND x.message_id = t.message_id
-        RETURNING t.instance_key, x.message_id, x.visible_at, x.kind, x.payload)
-    INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, claim, kind, payload)
-    SELECT m.instance_key, m.message_id, m.visible_at, 1, p_claim, m.kind, m.payload FROM moved m;
+        RETURNING t.instance_key, x.message_id, x.visible_at, x.kind, x.payload
+    ), routed AS (
+        INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, claim, kind, payload)
+        SELECT m.instance_key, m.message_id, m.visible_at, 1, p_claim, m.kind, m.payload FROM moved m
+        RETURNING instance_key, kind)
+    SELECT coalesce(array_agg(DISTINCT r.instance_key), '{}'),
+           coalesce(array_agg(r.instance_key) FILTER (WHERE r.kind IN (1, 2)), '{}')
+      INTO v_served, v_starts FROM routed r;
 
-    -- Without a name, a history and a start there is nothing to run: such messages go on waiting for a start.
-    UPDATE sf_message s SET claim = NULL, attempt_count = s.attempt_count - 1
-    FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
-    WHERE s.instance_key = k.id AND s.claim = p_claim AND i.orchestration_name IS NULL
-      AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = k.id)
-      AND NOT EXISTS (SELECT FROM sf_message b WHERE b.instance_key = k.id AND b.kind IN (1, 2) AND b.claim = p_claim);
+    IF EXISTS (SELECT FROM sf_instance i WHERE i.instance_key = ANY (p_keys) AND i.orchestration_name IS NULL
+                  AND NOT i.instance_key = ANY (v_starts)) THEN
+        -- Without a name, a history and a start there is nothing to run: such messages go on waiting for a start.
+        UPDATE sf_message s SET claim = NULL, attempt_count = s.attempt_count - 1
+        FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+        WHERE s.instance_key = k.id AND s.claim = p_claim AND i.orchestration_name IS NULL
+          AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = k.id)
+          AND NOT EXISTS (SELECT FROM sf_message b WHERE b.instance_key = k.id AND b.kind IN (1, 2) AND b.claim = p_claim);
+        v_again := v_again OR FOUND;
+    END IF;
 
+    -- Whoever was handed something from the inbox is served; otherwise it is counted anew.
+    IF NOT v_again AND cardinality(v_served) = cardinality(p_keys) THEN
+        RETURN v_served;
+    END IF;
     SELECT coalesce(array_agg(k.id) FILTER (WHERE c.any_claimed), '{}'),
            coalesce(array_agg(k.id) FILTER (WHERE NOT c.any_claimed), '{}')
       INTO v_served, v_empty

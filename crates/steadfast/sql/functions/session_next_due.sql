@@ -4,8 +4,7 @@
 -- Locks: none.  Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_session_next_due(p_now timestamptz, p_tags bytea[], p_owners bytea[])
 RETURNS timestamptz
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql STABLE AS $$
 BEGIN
     IF p_owners IS NULL OR NOT EXISTS (SELECT FROM sf_session) THEN
         RETURN NULL;

@@ -3,8 +3,7 @@
 -- Locks: session rows by key ascending, never waiting: whoever holds one is touching it too.
 -- Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_touch_sessions(p_sessions bytea[], p_now timestamptz) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
     v_held bytea[];
 BEGIN

@@ -4,11 +4,16 @@
 --            rows locked.
 -- Locks: none beyond.  Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_turn_reschedule(p_keys bigint[], p_now timestamptz) RETURNS void
-LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql VOLATILE AS $$
+DECLARE
+    v_gone bigint;
 BEGIN
     DELETE FROM sf_turn t WHERE t.instance_key = ANY (p_keys)
        AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = t.instance_key);
+    GET DIAGNOSTICS v_gone = ROW_COUNT;
+    IF v_gone = cardinality(p_keys) THEN
+        RETURN;
+    END IF;
     -- Only the oldest messages are looked at: a backlog of 50,000 must not slow the ack of one turn. A claim
     -- takes at most 1,000, so whatever was delayed together is among them.
     -- An instance that nobody has started waits for its start: until a routed one is due, or (lane -1) until one

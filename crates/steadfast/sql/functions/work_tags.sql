@@ -3,8 +3,7 @@
 -- Called by: sf_fetch_work_item, sf_claim_sessions, sf_session_next_due, for waiters that take any tag.
 -- Locks: none.  Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_work_tags(p_session bytea) RETURNS TABLE (tag bytea)
-LANGUAGE plpgsql STABLE ROWS 4 SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off SET enable_bitmapscan = off AS $$
+LANGUAGE plpgsql STABLE ROWS 4 AS $$
 #variable_conflict use_column
 BEGIN
     IF p_session IS NULL THEN

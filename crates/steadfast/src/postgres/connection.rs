@@ -217,6 +217,8 @@ impl Pipe {
         let pool = Pool::builder(Manager(connector))
             .max_size(settings.pool_size.max(1))
             .runtime(deadpool::Runtime::Tokio1)
+            // The connection used last: its server process has its plans and pages at hand.
+            .queue_mode(managed::QueueMode::Lifo)
             .wait_timeout(Some(settings.call_timeout))
             .build()
             .map_err(|e| StoreError::Rejected(e.to_string()))?;

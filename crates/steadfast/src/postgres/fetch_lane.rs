@@ -62,6 +62,8 @@ struct State<C: Claimer> {
     hints_arrive: bool,
     /// What was made here for waiters of this process, and has not been seen in their hands yet.
     kept: usize,
+    /// Somebody is about to start the looks that are due.
+    gathering: bool,
     closed: bool,
 }
 
@@ -93,6 +95,7 @@ impl<C: Claimer> FetchLane<C> {
                 poll_pause: FASTEST_POLL,
                 hints_arrive: false,
                 kept: 0,
+                gathering: false,
                 closed: false,
             }),
             alarm: Notify::new(),
@@ -213,14 +216,26 @@ impl<C: Claimer> FetchLane<C> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the looks that are due now.
+    /// Starts the looks that are due now, after whoever is ready to wait has come to wait: it goes along.
     fn pump(self: &Arc<Self>) {
-        let looks = {
+        {
             let mut state = self.lock();
-            state.start_looks()
-        };
-        self.spawn_looks(looks);
-        self.alarm.notify_one();
+            if state.gathering {
+                return;
+            }
+            state.gathering = true;
+        }
+        let lane = Arc::clone(self);
+        self.tasks.spawn(async move {
+            tokio::task::yield_now().await;
+            let looks = {
+                let mut state = lane.lock();
+                state.gathering = false;
+                state.start_looks()
+            };
+            lane.spawn_looks(looks);
+            lane.alarm.notify_one();
+        });
     }
 
     fn spawn_looks(self: &Arc<Self>, looks: Vec<Look<C::Group>>) {

@@ -67,23 +67,28 @@ impl<B: Batch> BatchLane<B> {
     }
 
     fn pump(self: &Arc<Self>) {
-        loop {
-            let Some(batch) = self.lock().next_batch(|entry| !entry.answer.is_closed()) else {
-                return;
-            };
+        while self.lock().reserve() {
+            let lane = Arc::clone(self);
             let Some(store) = self.store.upgrade() else {
+                // Nobody can send these any more: dropping them says so.
+                let _ = self.lock().take_batch(|_| true);
                 self.lock().finished();
                 continue;
             };
-            let lane = Arc::clone(self);
             let tracker = store.tasks.clone();
             tracker.spawn(async move {
                 // However the batch ends, the next one follows.
+                let next = Arc::clone(&lane);
                 let _next = OnDrop(Some(move || {
-                    lane.lock().finished();
-                    lane.pump();
+                    next.lock().finished();
+                    next.pump();
                 }));
-                B::send(store, batch).await;
+                // Whoever is ready to call does so first, and goes along: on an idle runtime this takes no time.
+                tokio::task::yield_now().await;
+                let batch = lane.lock().take_batch(|entry| !entry.answer.is_closed());
+                if !batch.is_empty() {
+                    B::send(store, batch).await;
+                }
             });
         }
     }
