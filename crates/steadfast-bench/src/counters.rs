@@ -52,10 +52,15 @@ impl Counters {
             .await?;
         for row in rows {
             let (query, calls, wal, time): (String, f64, f64, f64) = (row.get(0), row.get(1), row.get(2), row.get(3));
-            let name = query
+            // An ack and a claim may share a statement.
+            let functions: Vec<&str> = query
                 .split(|c: char| !(c.is_alphanumeric() || c == '_'))
-                .find(|word| word.starts_with("sf_"))
-                .map_or_else(|| query.chars().take(60).collect(), str::to_owned);
+                .filter(|word| word.starts_with("sf_"))
+                .collect();
+            let name = match functions.as_slice() {
+                [] => query.chars().take(60).collect(),
+                names => names.join("+"),
+            };
             let entry = values.functions.entry(name).or_default();
             entry.0 += calls;
             entry.1 += time;

@@ -58,6 +58,18 @@ impl Group {
             setbacks: 0,
         }
     }
+
+    /// A look begins: for whom it is.
+    fn begin(&mut self, max_items: usize) -> Vec<WaiterId> {
+        self.looking = true;
+        // First those who may not wait: one look is all they get.
+        let pressing: Vec<WaiterId> = self.pressing.drain(..self.pressing.len().min(max_items)).collect();
+        let patient = self
+            .waiting
+            .iter()
+            .filter(|id| !pressing.contains(id) && !self.pressing.contains(id));
+        pressing.iter().chain(patient).take(max_items).copied().collect()
+    }
 }
 
 /// The waiters of one queue.
@@ -157,21 +169,40 @@ impl<G: Clone + Eq + Hash> Wake<G> {
             if entry.waiting.is_empty() || entry.looking || needless {
                 continue;
             }
-            entry.looking = true;
-            // First those who may not wait: one look is all they get.
-            let pressing: Vec<WaiterId> = entry.pressing.drain(..entry.pressing.len().min(max_items)).collect();
-            let patient = entry
-                .waiting
-                .iter()
-                .filter(|id| !pressing.contains(id) && !entry.pressing.contains(id));
-            let waiters = pressing.iter().chain(patient).take(max_items).copied().collect();
             looks.push(Look {
                 group: group.clone(),
-                waiters,
+                waiters: entry.begin(max_items),
                 generation,
             });
         }
         looks
+    }
+
+    /// A look that goes along with a call which puts items into the queue, for the group with the most waiters: dry or
+    /// not, it will find something. To be answered like the others, after [`Wake::signal_along`].
+    pub(crate) fn look_along(&mut self, now: Instant) -> Option<Look<G>> {
+        let (generation, max_items) = (self.generation, self.max_items);
+        let ready = |g: &Group| !g.looking && !g.waiting.is_empty() && g.not_before.is_none_or(|t| t <= now);
+        let (group, entry) = self
+            .groups
+            .iter_mut()
+            .filter(|(_, g)| ready(g))
+            .max_by_key(|(_, g)| g.waiting.len())?;
+        Some(Look {
+            group: group.clone(),
+            waiters: entry.begin(max_items),
+            generation,
+        })
+    }
+
+    /// The call that `look` went along with has put its items there. The look has seen these; it has not seen what was
+    /// signalled by others since it began.
+    pub(crate) fn signal_along(&mut self, look: &mut Look<G>) {
+        let others = self.generation != look.generation;
+        self.generation += 1;
+        if !others {
+            look.generation = self.generation;
+        }
     }
 
     /// A look came back. The caller has removed the waiters it served.

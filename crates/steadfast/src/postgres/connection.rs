@@ -196,6 +196,32 @@ impl Drop for Checkout {
     }
 }
 
+/// Two functions that are called as one statement.
+pub(crate) struct Pair {
+    /// Names the statement.
+    pub(crate) both: &'static str,
+    pub(crate) first: &'static str,
+    pub(crate) second: &'static str,
+    /// Which parameter of the second one, from 0, bounds what it takes.
+    pub(crate) limit_at: usize,
+}
+
+/// A statement to send.
+struct Request<'a> {
+    name: &'static str,
+    functions: &'a [&'static str],
+    text: &'a (dyn Fn() -> String + Sync),
+}
+
+/// Places of the parameters `from` to `to`, one of which may depend on the answer of a first function.
+fn places(from: usize, to: usize, dependent: Option<usize>) -> String {
+    let place = |n: usize| match dependent {
+        Some(d) if d == n => format!("CASE WHEN a.codes IS NULL THEN 0 ELSE ${} END", n + 1),
+        _ => format!("${}", n + 1),
+    };
+    (from..to).map(place).collect::<Vec<_>>().join(",")
+}
+
 /// Calls stored functions.
 pub(crate) struct Pipe {
     pool: Pool<Manager>,
@@ -251,9 +277,46 @@ impl Pipe {
 
     /// Calls `function` once. A failure may leave it done: see [`StoreError::is_in_doubt`].
     pub(crate) async fn call(&self, function: &'static str, params: &Params) -> Result<Vec<Row>, StoreError> {
+        let request = Request {
+            name: function,
+            functions: &[function],
+            text: &|| {
+                let places = places(0, params.types().len(), None);
+                format!("SELECT * FROM {}.{function}({places})", self.quoted_schema)
+            },
+        };
+        self.measured(&request, params).await
+    }
+
+    /// Calls two functions in one statement, once: the second sees what the first has done, and claims nothing unless
+    /// the first has answered. Every row begins with the first one's answer and goes on with a row of the second's, or
+    /// with NULLs where it has none.
+    pub(crate) async fn call_pair(&self, pair: &Pair, first: Params, second: Params) -> Result<Vec<Row>, StoreError> {
+        let (ours, all) = (first.types().len(), first.types().len() + second.types().len());
+        let params = first.followed_by(second);
+        let request = Request {
+            name: pair.both,
+            functions: &[pair.first, pair.second],
+            text: &|| {
+                format!(
+                    "SELECT a.codes, f.* FROM {schema}.{}({}) AS a(codes) LEFT JOIN LATERAL {schema}.{}({}) AS f ON true",
+                    pair.first,
+                    places(0, ours, None),
+                    pair.second,
+                    // What the claim takes from the first answer makes it follow, whatever the planner thinks.
+                    places(ours, all, Some(ours + pair.limit_at)),
+                    schema = self.quoted_schema,
+                )
+            },
+        };
+        self.measured(&request, &params).await
+    }
+
+    async fn measured(&self, request: &Request<'_>, params: &Params) -> Result<Vec<Row>, StoreError> {
         let started = Instant::now();
+        let function = request.name;
         let span = tracing::debug_span!(target: "steadfast", "call", function);
-        let result = self.attempt(function, params).instrument(span).await;
+        let result = self.attempt(request, params).instrument(span).await;
         let outcome = match &result {
             Ok(_) => "ok",
             Err(e) if e.is_retryable() => "retryable",
@@ -292,8 +355,17 @@ impl Pipe {
             .await
     }
 
-    async fn attempt(&self, function: &'static str, params: &Params) -> Result<Vec<Row>, StoreError> {
-        let before = self.faults.strike(function, When::Before).await;
+    async fn strike(&self, request: &Request<'_>, when: When) -> Option<Fault> {
+        for function in request.functions {
+            if let Some(fault) = self.faults.strike(function, when).await {
+                return Some(fault);
+            }
+        }
+        None
+    }
+
+    async fn attempt(&self, request: &Request<'_>, params: &Params) -> Result<Vec<Row>, StoreError> {
+        let before = self.strike(request, When::Before).await;
         if let Some(Fault::Error(code)) = &before {
             return Err(StoreError::Database {
                 sqlstate: (*code).to_owned(),
@@ -311,13 +383,13 @@ impl Pipe {
             };
             match connection.object.as_mut() {
                 None => Err(StoreError::Closed),
-                Some(object) => match tokio::time::timeout(timeout, self.query(object, function, params)).await {
+                Some(object) => match tokio::time::timeout(timeout, self.query(object, request, params)).await {
                     Ok(answer) => answer,
                     Err(_) => Err(StoreError::Timeout(timeout)),
                 },
             }
         };
-        let answered = match self.faults.strike(function, When::After).await {
+        let answered = match self.strike(request, When::After).await {
             Some(Fault::Error(code)) => Err(StoreError::Database {
                 sqlstate: code.to_owned(),
                 message: "injected".to_owned(),
@@ -334,28 +406,23 @@ impl Pipe {
     async fn query(
         &self,
         connection: &mut PooledConnection,
-        function: &'static str,
+        request: &Request<'_>,
         params: &Params,
     ) -> Result<Vec<Row>, StoreError> {
         if self.settings.transaction_pooler {
-            let sql = self.statement_text(function, params);
+            let sql = (request.text)();
             return Ok(connection.client.query_typed(&sql, &params.typed()).await?);
         }
-        let statement = match connection.statements.get(function) {
+        let statement = match connection.statements.get(request.name) {
             Some(statement) => statement.clone(),
             None => {
-                let sql = self.statement_text(function, params);
+                let sql = (request.text)();
                 let statement = connection.client.prepare_typed(&sql, params.types()).await?;
-                connection.statements.insert(function, statement.clone());
+                connection.statements.insert(request.name, statement.clone());
                 statement
             }
         };
         Ok(connection.client.query(&statement, &params.refs()).await?)
-    }
-
-    fn statement_text(&self, function: &str, params: &Params) -> String {
-        let places: Vec<String> = (1..=params.types().len()).map(|n| format!("${n}")).collect();
-        format!("SELECT * FROM {}.{function}({})", self.quoted_schema, places.join(","))
     }
 
     fn pool_error(&self, error: managed::PoolError<StoreError>) -> StoreError {

@@ -9,15 +9,22 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, oneshot};
+use tokio_postgres::Row;
 use tokio_util::task::TaskTracker;
+use uuid::Uuid;
 
 use super::error::StoreError;
+use super::exchange::Passenger;
 use super::listen::{Hints, Queue};
+use super::params::Params;
+use super::store::{Store, later};
+use crate::history_cache::random_id;
 use crate::wake::{Found, Look, WaiterId, Wake};
 
 /// Claims items for waiters.
-pub(crate) trait Claimer: Send + Sync + 'static {
+pub(crate) trait Claimer: Send + Sync + Sized + 'static {
     /// What waiters must have in common to be served by one claim.
     type Group: Clone + Eq + Hash + Send + Sync + 'static;
     /// What is particular to a waiter.
@@ -25,15 +32,47 @@ pub(crate) trait Claimer: Send + Sync + 'static {
     type Item: Send + 'static;
     const QUEUE: Queue;
 
-    /// Claims up to one item per seat. An item may demand a certain seat (its index).
-    fn claim(
-        &self,
+    /// The stored function that claims.
+    const FUNCTION: &'static str;
+    /// Which of its parameters, from 0, says how many to claim.
+    const LIMIT_AT: usize;
+
+    /// `None` when the provider is gone.
+    fn store(&self) -> Option<Arc<Store>>;
+
+    /// Parameters of a claim of up to one item per seat; with `retry` the call only asks what the claim has taken.
+    fn params(store: &Store, group: &Self::Group, seats: &[Self::Seat], terms: &ClaimTerms, retry: bool) -> Params;
+
+    /// How long what is claimed stays so.
+    fn lease(group: &Self::Group) -> Duration;
+
+    /// Reads what a claim brought. An item may demand a certain seat (its index).
+    fn decode(
+        store: &Arc<Store>,
         group: &Self::Group,
         seats: &[Self::Seat],
+        terms: &ClaimTerms,
+        rows: Vec<Row>,
     ) -> impl Future<Output = Result<Claimed<Self::Item>, StoreError>> + Send;
 
     /// Returns items that nobody took.
     fn give_back(&self, items: Vec<Self::Item>) -> impl Future<Output = ()> + Send;
+}
+
+/// Identity of one claim, fixed before it is sent.
+pub(crate) struct ClaimTerms {
+    pub(crate) batch_id: Uuid,
+    /// Marks what it takes: the fence of the tokens.
+    pub(crate) claim: i64,
+}
+
+impl ClaimTerms {
+    fn new() -> Self {
+        Self {
+            batch_id: Uuid::new_v4(),
+            claim: random_id(),
+        }
+    }
 }
 
 /// What a claim brought.
@@ -42,6 +81,17 @@ pub(crate) struct Claimed<I> {
     /// Something is held by somebody else for a moment.
     pub(crate) busy: bool,
     pub(crate) next_due: Option<Duration>,
+}
+
+impl<I> Claimed<I> {
+    /// Nothing was looked at: worth another look.
+    fn again() -> Self {
+        Self {
+            items: Vec::new(),
+            busy: true,
+            next_due: None,
+        }
+    }
 }
 
 type Answer<I> = Result<Option<I>, StoreError>;
@@ -154,11 +204,7 @@ impl<C: Claimer> FetchLane<C> {
         let surplus = {
             let mut state = self.lock();
             state.wake.signal();
-            let surplus = units > state.wake.waiting();
-            // Others are told at once, or when it turns out that nobody here may take it: another tag, session or
-            // replay version.
-            state.kept = if surplus { 0 } else { state.kept + units };
-            surplus
+            state.keep(units)
         };
         self.pump();
         surplus
@@ -246,26 +292,63 @@ impl<C: Claimer> FetchLane<C> {
     }
 
     async fn look(self: Arc<Self>, look: Look<C::Group>) {
-        let (ids, seats): (Vec<WaiterId>, Vec<C::Seat>) = {
-            let state = self.lock();
-            look.waiters
-                .iter()
-                .filter_map(|id| state.seats.get(id).map(|s| (*id, s.seat.clone())))
-                .unzip()
+        let (ids, seats) = self.seats_of(&look);
+        let result = match (self.claimer.store(), seats.is_empty()) {
+            (_, true) => Ok(Claimed::again()),
+            (None, _) => Err(StoreError::Closed),
+            (Some(store), _) => {
+                let terms = ClaimTerms::new();
+                let params = C::params(&store, &look.group, &seats, &terms, false);
+                let answer = store.pipe.call(C::FUNCTION, &params).await;
+                Self::taken(&store, &look.group, &seats, &terms, answer).await
+            }
         };
-        let result = if seats.is_empty() {
-            Ok(Claimed {
-                items: Vec::new(),
-                busy: true,
-                next_due: None,
-            })
-        } else {
-            self.claimer.claim(&look.group, &seats).await
+        self.finish(look, &ids, result).await;
+    }
+
+    /// Those whom a look is for and who still wait.
+    fn seats_of(&self, look: &Look<C::Group>) -> (Vec<WaiterId>, Vec<C::Seat>) {
+        let state = self.lock();
+        look.waiters
+            .iter()
+            .filter_map(|id| state.seats.get(id).map(|s| (*id, s.seat.clone())))
+            .unzip()
+    }
+
+    /// What a claim has taken, whatever became of its answer.
+    async fn taken(
+        store: &Arc<Store>,
+        group: &C::Group,
+        seats: &[C::Seat],
+        terms: &ClaimTerms,
+        answer: Result<Vec<Row>, StoreError>,
+    ) -> Result<Claimed<C::Item>, StoreError> {
+        let (rows, repeated) = match answer {
+            // It may have claimed for us: ask for exactly that, as long as the leases can last.
+            Err(error) if error.is_in_doubt() => {
+                let params = C::params(store, group, seats, terms, true);
+                let give_up = later(C::lease(group));
+                (store.pipe.call_until(C::FUNCTION, &params, give_up).await?, true)
+            }
+            other => (other?, false),
         };
+        let mut claimed = C::decode(store, group, seats, terms, rows).await?;
+        // A repeated call only asks what the first one claimed: where that never ran, nobody has looked.
+        claimed.busy |= repeated;
+        Ok(claimed)
+    }
+
+    /// Hands out what a look found, and goes on to the next.
+    async fn finish(
+        self: &Arc<Self>,
+        look: Look<C::Group>,
+        ids: &[WaiterId],
+        result: Result<Claimed<C::Item>, StoreError>,
+    ) {
         let left = match result {
-            Ok(claimed) => self.deliver(&look, &ids, claimed),
+            Ok(claimed) => self.deliver(&look, ids, claimed),
             Err(error) => {
-                self.report(&look, &ids, error);
+                self.report(&look, ids, error);
                 Vec::new()
             }
         };
@@ -276,6 +359,27 @@ impl<C: Claimer> FetchLane<C> {
         }
         self.pump();
         self.register_sleepers();
+    }
+
+    /// A look that goes along with a call which fills this queue; `None` when nobody waits for one.
+    pub(crate) fn along(self: &Arc<Self>) -> Option<Box<dyn Passenger>> {
+        let store = self.claimer.store()?;
+        let look = {
+            let mut state = self.lock();
+            if state.closed {
+                return None;
+            }
+            state.wake.look_along(Instant::now())?
+        };
+        let (ids, seats) = self.seats_of(&look);
+        Some(Box::new(Along {
+            lane: Arc::clone(self),
+            store,
+            look,
+            ids,
+            seats,
+            terms: ClaimTerms::new(),
+        }))
     }
 
     /// Hands items to their waiters; returns those whose waiters are gone.
@@ -376,6 +480,55 @@ impl<C: Claimer> FetchLane<C> {
     }
 }
 
+/// A look that goes along with a call.
+struct Along<C: Claimer> {
+    lane: Arc<FetchLane<C>>,
+    store: Arc<Store>,
+    look: Look<C::Group>,
+    ids: Vec<WaiterId>,
+    seats: Vec<C::Seat>,
+    terms: ClaimTerms,
+}
+
+impl<C: Claimer> Passenger for Along<C> {
+    fn function(&self) -> &'static str {
+        C::FUNCTION
+    }
+
+    fn limit_at(&self) -> usize {
+        C::LIMIT_AT
+    }
+
+    fn params(&self) -> Params {
+        C::params(&self.store, &self.look.group, &self.seats, &self.terms, false)
+    }
+
+    fn made(&mut self, units: usize) -> bool {
+        let mut state = self.lane.lock();
+        state.wake.signal_along(&mut self.look);
+        state.keep(units)
+    }
+
+    fn arrive(self: Box<Self>, answer: Result<Vec<Row>, StoreError>) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let Self {
+                lane,
+                store,
+                look,
+                ids,
+                seats,
+                terms,
+            } = *self;
+            let result = match answer {
+                // Nothing was claimed, for a reason that may be the other half's: look again, alone.
+                Err(error) if !error.is_in_doubt() => Ok(Claimed::again()),
+                answer => FetchLane::<C>::taken(&store, &look.group, &seats, &terms, answer).await,
+            };
+            lane.finish(look, &ids, result).await;
+        })
+    }
+}
+
 /// A waiter's place. Dropping it gives the place up, and gives back an item that came too late.
 struct Ticket<'a, C: Claimer> {
     lane: &'a Arc<FetchLane<C>>,
@@ -449,6 +602,14 @@ async fn ring<C: Claimer>(lane: Weak<FetchLane<C>>) {
 }
 
 impl<C: Claimer> State<C> {
+    /// `units` were made here. Returns whether there are more than wait for them in this process: others are told at
+    /// once then, otherwise when it turns out that nobody here may take them (another tag, session or replay version).
+    fn keep(&mut self, units: usize) -> bool {
+        let surplus = units > self.wake.waiting();
+        self.kept = if surplus { 0 } else { self.kept + units };
+        surplus
+    }
+
     fn start_looks(&mut self) -> Vec<Look<C::Group>> {
         if self.closed {
             return Vec::new();

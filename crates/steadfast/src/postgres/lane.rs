@@ -119,11 +119,28 @@ pub(crate) trait Coded: Batch<Answer = ()> {
     /// Until when repeating the call makes sense.
     fn give_up(store: &Store, call: &Self::Call) -> Instant;
 
-    /// What follows from the calls that are done, after their commit.
-    fn committed(store: &Arc<Store>, calls: &[&Self::Call]);
+    /// What follows from the calls that are done, after their commit, beside what is there to be claimed now.
+    fn committed(store: &Arc<Store>, calls: &[&Self::Call]) -> Made;
+}
+
+/// What calls have put within reach of claims.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Made {
+    /// Instances with messages.
+    pub(crate) turns: usize,
+    /// Activities.
+    pub(crate) work: usize,
+}
+
+impl Made {
+    pub(crate) fn announce(self, store: &Store) {
+        store.work_available(self.work);
+        store.turns_available(self.turns);
+    }
 }
 
 /// Identity of one batch, fixed before it is first sent.
+#[derive(Debug)]
 pub(crate) struct Terms {
     pub(crate) batch_id: Uuid,
     /// How long the answer must be kept: longer than anybody may ask again.
@@ -132,6 +149,8 @@ pub(crate) struct Terms {
     pub(crate) sweep: bool,
     /// Wait for rows that are held elsewhere.
     pub(crate) wait: bool,
+    /// Until when repeating the call makes sense.
+    pub(crate) give_up: Instant,
 }
 
 impl Terms {
@@ -144,6 +163,7 @@ impl Terms {
             retain_ms: i64::try_from(retain.as_millis()).unwrap_or(i64::MAX / 2),
             sweep: store.time_to_sweep(),
             wait,
+            give_up,
         }
     }
 }
@@ -163,10 +183,18 @@ fn verdict(code: i64) -> Result<(), StoreError> {
 
 /// Runs a batch of coded calls: see the invariants above.
 pub(crate) async fn settle<B: Coded>(store: Arc<Store>, entries: Vec<Entry<B>>) {
+    let terms = terms_for::<B>(&store, &entries);
+    settle_on(store, entries, terms).await;
+}
+
+/// [`settle`] for a batch that may have been sent under `terms` before.
+pub(crate) async fn settle_on<B: Coded>(store: Arc<Store>, entries: Vec<Entry<B>>, terms: Terms) {
+    let mut first = Some(terms);
     let mut batches = vec![entries];
     while let Some(entries) = batches.pop() {
+        let terms = first.take().unwrap_or_else(|| terms_for::<B>(&store, &entries));
         metrics::histogram!("steadfast_batch_calls", "function" => B::FUNCTION).record(entries.len() as f64);
-        match send_once::<B>(&store, &entries).await {
+        match send_once::<B>(&store, &entries, &terms).await {
             Ok(codes) => answer_each(&store, entries, &codes),
             // The statement itself was refused: somewhere in here is an operation that the checks do not know.
             // Only what the server says it rolled back may be sent again under new ids.
@@ -187,29 +215,34 @@ pub(crate) async fn settle<B: Coded>(store: Arc<Store>, entries: Vec<Entry<B>>) 
     }
 }
 
-async fn send_once<B: Coded>(store: &Arc<Store>, entries: &[Entry<B>]) -> Result<Vec<i64>, StoreError> {
+pub(crate) fn terms_for<B: Coded>(store: &Store, entries: &[Entry<B>]) -> Terms {
+    let give_up = entries.iter().map(|e| B::give_up(store, &e.call)).max();
+    Terms::new(store, give_up.unwrap_or_else(Instant::now), false)
+}
+
+async fn send_once<B: Coded>(store: &Arc<Store>, entries: &[Entry<B>], terms: &Terms) -> Result<Vec<i64>, StoreError> {
     let calls: Vec<&B::Call> = entries.iter().map(|e| &e.call).collect();
-    let give_up = calls
-        .iter()
-        .map(|c| B::give_up(store, c))
-        .max()
-        .unwrap_or_else(Instant::now);
-    let params = B::params(store, &calls, &Terms::new(store, give_up, false));
-    let rows = store.pipe.call_until(B::FUNCTION, &params, give_up).await?;
+    let params = B::params(store, &calls, terms);
+    let rows = store.pipe.call_until(B::FUNCTION, &params, terms.give_up).await?;
     let codes = codes_of(&rows, entries.len())?;
-    let done: Vec<&B::Call> = calls
-        .into_iter()
-        .zip(&codes)
-        .filter(|(_, code)| **code == 0)
-        .map(|(c, _)| c)
-        .collect();
-    if !done.is_empty() {
-        B::committed(store, &done);
+    if let Some(made) = committed::<B>(store, entries, &codes) {
+        made.announce(store);
     }
     Ok(codes)
 }
 
-fn codes_of(rows: &[tokio_postgres::Row], wanted: usize) -> Result<Vec<i64>, StoreError> {
+/// What the calls that are done have made; `None` when none is.
+pub(crate) fn committed<B: Coded>(store: &Arc<Store>, entries: &[Entry<B>], codes: &[i64]) -> Option<Made> {
+    let done: Vec<&B::Call> = entries
+        .iter()
+        .zip(codes)
+        .filter(|(_, code)| **code == 0)
+        .map(|(e, _)| &e.call)
+        .collect();
+    (!done.is_empty()).then(|| B::committed(store, &done))
+}
+
+pub(crate) fn codes_of(rows: &[tokio_postgres::Row], wanted: usize) -> Result<Vec<i64>, StoreError> {
     let codes: Vec<i64> = match rows.first() {
         Some(row) => row.try_get(0).map_err(|e| StoreError::Decode(e.to_string()))?,
         None => Vec::new(),
@@ -224,7 +257,7 @@ fn codes_of(rows: &[tokio_postgres::Row], wanted: usize) -> Result<Vec<i64>, Sto
     }
 }
 
-fn answer_each<B: Coded>(store: &Arc<Store>, entries: Vec<Entry<B>>, codes: &[i64]) {
+pub(crate) fn answer_each<B: Coded>(store: &Arc<Store>, entries: Vec<Entry<B>>, codes: &[i64]) {
     for (entry, code) in entries.into_iter().zip(codes) {
         if *code == BUSY {
             metrics::counter!("steadfast_busy_total", "function" => B::FUNCTION).increment(1);
@@ -261,7 +294,7 @@ async fn wait_apart<B: Coded>(store: Arc<Store>, entry: Entry<B>) {
         }
     };
     if matches!(result.as_deref(), Ok([0])) {
-        B::committed(&store, &[&entry.call]);
+        B::committed(&store, &[&entry.call]).announce(&store);
     }
     entry.answer(result.and_then(|codes| verdict(codes.first().copied().unwrap_or(BUSY))));
 }

@@ -6,6 +6,7 @@ mod admin;
 mod builder;
 mod connection;
 mod error;
+mod exchange;
 mod fetch_lane;
 mod inspect;
 mod lane;

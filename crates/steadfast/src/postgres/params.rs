@@ -51,6 +51,13 @@ impl Params {
         maybe_byteas: Option<Vec<Vec<u8>>> => BYTEA_ARRAY,
     }
 
+    /// These, and behind them those of a second function.
+    pub(crate) fn followed_by(mut self, second: Self) -> Self {
+        self.values.extend(second.values);
+        self.types.extend(second.types);
+        self
+    }
+
     /// The call may take minutes: an administrator's, over many rows.
     pub(crate) fn slow(mut self) -> Self {
         self.slow = true;

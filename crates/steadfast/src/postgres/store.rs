@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::builder::LongPoll;
 use super::connection::{Connector, Pipe};
 use super::error::StoreError;
+use super::exchange::Passenger;
 use super::fetch_lane::FetchLane;
 use super::lane::BatchLane;
 use super::listen::{Ear, Hints, Listener, ListenerState, Queue};
@@ -140,6 +141,19 @@ impl Store {
     pub(crate) fn work_due_in(&self, delay: Duration) {
         self.work.due_in(delay);
         self.offer(Queue::Work, delay);
+    }
+
+    /// Somebody who waits here for `queue` goes along with a call that fills it.
+    pub(crate) fn passenger(&self, queue: Queue) -> Option<Box<dyn Passenger>> {
+        match queue {
+            Queue::Turns => self.turns.along(),
+            Queue::Work => self.work.along(),
+        }
+    }
+
+    /// Others may take what this process has just put into `queue`.
+    pub(crate) fn offer_now(&self, queue: Queue) {
+        self.offer(queue, Duration::ZERO);
     }
 
     fn offer(&self, queue: Queue, delay: Duration) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::batch::Limits;
-use crate::postgres::lane::{Batch, Coded, Entry, Terms, settle};
+use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms, settle};
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, millis};
 use crate::token::TurnToken;
@@ -59,7 +59,7 @@ impl Coded for AbandonTurns {
         store.give_up_with_lease(call.token.lease)
     }
 
-    fn committed(store: &Arc<Store>, calls: &[&AbandonedTurn]) {
+    fn committed(store: &Arc<Store>, calls: &[&AbandonedTurn]) -> Made {
         let mut now = 0;
         for call in calls {
             match call.delay {
@@ -67,6 +67,6 @@ impl Coded for AbandonTurns {
                 _ => now += 1,
             }
         }
-        store.turns_available(now);
+        Made { turns: now, work: 0 }
     }
 }

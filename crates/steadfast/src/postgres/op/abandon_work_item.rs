@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::batch::Limits;
-use crate::postgres::lane::{Batch, Coded, Entry, Terms, settle};
+use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms, settle};
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, millis};
 use crate::token::WorkToken;
@@ -59,7 +59,7 @@ impl Coded for AbandonWork {
         store.give_up_with_lease(call.token.lease)
     }
 
-    fn committed(store: &Arc<Store>, calls: &[&AbandonedWork]) {
+    fn committed(store: &Arc<Store>, calls: &[&AbandonedWork]) -> Made {
         let mut now = 0;
         for call in calls {
             match call.delay {
@@ -67,6 +67,6 @@ impl Coded for AbandonWork {
                 _ => now += 1,
             }
         }
-        store.work_available(now);
+        Made { turns: 0, work: now }
     }
 }

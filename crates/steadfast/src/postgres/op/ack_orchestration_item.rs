@@ -14,7 +14,9 @@ use crate::item::{
     Activity, ItemError, Message, check_instance_id, event_kind, index_key, pack_version, signed, to_payload,
 };
 use crate::postgres::error::StoreError;
-use crate::postgres::lane::{Batch, Coded, Entry, Terms, settle};
+use crate::postgres::exchange::{Exchange, exchange};
+use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms};
+use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column};
 use crate::token::TurnToken;
@@ -178,7 +180,7 @@ impl Batch for AckTurns {
     }
 
     async fn send(store: Arc<Store>, entries: Vec<Entry<Self>>) {
-        settle(store, entries).await;
+        exchange(store, entries).await;
     }
 }
 
@@ -204,7 +206,7 @@ impl Coded for AckTurns {
         store.give_up_with_lease(call.token.lease)
     }
 
-    fn committed(store: &Arc<Store>, calls: &[&AckTurn]) {
+    fn committed(store: &Arc<Store>, calls: &[&AckTurn]) -> Made {
         let mut messaged: HashSet<&str> = HashSet::new();
         let (mut work, mut due) = (0, None::<i64>);
         {
@@ -221,13 +223,24 @@ impl Coded for AckTurns {
                 }
             }
         }
-        store.work_available(work);
         // A released instance may have messages that came while it was leased.
         store.turns.released();
-        store.turns_available(messaged.len());
         if let Some(at) = due {
             store.turns_due_in(until_epoch_ms(store.pipe.faults().skewed_ms(at)));
         }
+        Made {
+            turns: messaged.len(),
+            work,
+        }
+    }
+}
+
+impl Exchange for AckTurns {
+    const FILLS: Queue = Queue::Work;
+    const BOTH: &'static str = "sf_ack_orchestration_item+sf_fetch_work_item";
+
+    fn fills(call: &AckTurn) -> bool {
+        !call.activities.is_empty()
     }
 }
 

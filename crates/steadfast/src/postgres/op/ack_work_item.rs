@@ -10,7 +10,9 @@ use duroxide::providers::WorkItem;
 
 use crate::batch::Limits;
 use crate::item::{ItemError, Message, MessageKind};
-use crate::postgres::lane::{Batch, Coded, Entry, Terms, settle};
+use crate::postgres::exchange::{Exchange, exchange};
+use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms};
+use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::Store;
 use crate::token::WorkToken;
@@ -50,7 +52,7 @@ impl Batch for AckWork {
     }
 
     async fn send(store: Arc<Store>, entries: Vec<Entry<Self>>) {
-        settle(store, entries).await;
+        exchange(store, entries).await;
     }
 }
 
@@ -81,11 +83,23 @@ impl Coded for AckWork {
         store.give_up_with_lease(call.token.lease)
     }
 
-    fn committed(store: &Arc<Store>, calls: &[&AckedWork]) {
+    fn committed(_: &Arc<Store>, calls: &[&AckedWork]) -> Made {
         let messaged: HashSet<&str> = calls
             .iter()
             .filter_map(|c| c.completion.as_ref().map(|m| m.instance.as_str()))
             .collect();
-        store.turns_available(messaged.len());
+        Made {
+            turns: messaged.len(),
+            work: 0,
+        }
+    }
+}
+
+impl Exchange for AckWork {
+    const FILLS: Queue = Queue::Turns;
+    const BOTH: &'static str = "sf_ack_work_item+sf_fetch_orchestration_item";
+
+    fn fills(call: &AckedWork) -> bool {
+        call.completion.is_some()
     }
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use crate::batch::Limits;
 use crate::item::Message;
-use crate::postgres::lane::{Batch, Coded, Entry, Terms, settle};
+use crate::postgres::exchange::{Exchange, exchange};
+use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms};
+use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, millis};
 
@@ -36,7 +38,7 @@ impl Batch for EnqueueMessages {
     }
 
     async fn send(store: Arc<Store>, entries: Vec<Entry<Self>>) {
-        settle(store, entries).await;
+        exchange(store, entries).await;
     }
 }
 
@@ -65,7 +67,7 @@ impl Coded for EnqueueMessages {
         store.give_up()
     }
 
-    fn committed(store: &Arc<Store>, calls: &[&Enqueued]) {
+    fn committed(store: &Arc<Store>, calls: &[&Enqueued]) -> Made {
         let mut now = 0;
         for call in calls {
             match (call.delay, call.message.due_ms) {
@@ -74,6 +76,18 @@ impl Coded for EnqueueMessages {
                 _ => now += 1,
             }
         }
-        store.turns_available(now);
+        Made { turns: now, work: 0 }
+    }
+}
+
+impl Exchange for EnqueueMessages {
+    const FILLS: Queue = Queue::Turns;
+    const BOTH: &'static str = "sf_enqueue_for_orchestrator+sf_fetch_orchestration_item";
+
+    fn fills(call: &Enqueued) -> bool {
+        match call.delay {
+            Some(delay) => delay.is_zero(),
+            None => call.message.due_ms.is_none(),
+        }
     }
 }

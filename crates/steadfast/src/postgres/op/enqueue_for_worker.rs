@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use crate::batch::Limits;
 use crate::item::Activity;
-use crate::postgres::lane::{Batch, Coded, Entry, Terms, settle};
+use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms, settle};
 use crate::postgres::params::Params;
 use crate::postgres::store::Store;
 
@@ -52,7 +52,10 @@ impl Coded for EnqueueWork {
         store.give_up()
     }
 
-    fn committed(store: &Arc<Store>, calls: &[&Activity]) {
-        store.work_available(calls.len());
+    fn committed(_: &Arc<Store>, calls: &[&Activity]) -> Made {
+        Made {
+            turns: 0,
+            work: calls.len(),
+        }
     }
 }

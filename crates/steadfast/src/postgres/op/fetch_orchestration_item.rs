@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use duroxide::providers::{DispatcherCapabilityFilter, KvEntry, OrchestrationItem, WorkItem};
 use duroxide::{Event, EventKind};
@@ -13,16 +13,14 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::abandon_orchestration_item::AbandonedTurn;
-use crate::history_cache::random_id;
 use crate::item::{decode_history, pack_version};
 use crate::postgres::error::StoreError;
-use crate::postgres::fetch_lane::{Claimed, Claimer};
+use crate::postgres::fetch_lane::{ClaimTerms, Claimed, Claimer};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column, millis};
 use crate::token::TurnToken;
 
-const FUNCTION: &str = "sf_fetch_orchestration_item";
 /// Most messages and bytes that one turn is handed; the rest waits for the next.
 const MAX_MESSAGES: i32 = 1000;
 const MAX_BYTES: i64 = 4 << 20;
@@ -69,23 +67,29 @@ impl Claimer for TurnClaimer {
     type Item = ClaimedTurn;
     const QUEUE: Queue = Queue::Turns;
 
-    async fn claim(&self, group: &TurnGroup, seats: &[()]) -> Result<Claimed<ClaimedTurn>, StoreError> {
-        let store = self.0.upgrade().ok_or(StoreError::Closed)?;
-        let claim = random_id();
-        let batch_id = Uuid::new_v4();
-        let terms = |retry| params(&store, group, seats.len(), batch_id, claim, retry);
-        let (rows, repeated) = match store.pipe.call(FUNCTION, &terms(false)).await {
-            // It may have claimed for us: ask for exactly that, as long as the leases can last.
-            Err(error) if error.is_in_doubt() => {
-                let give_up = Instant::now() + Duration::from_millis(group.lease_ms.unsigned_abs());
-                (store.pipe.call_until(FUNCTION, &terms(true), give_up).await?, true)
-            }
-            other => (other?, false),
-        };
-        let mut claimed = decode(&store, group, claim, rows).await?;
-        // A repeated call only asks what the first one claimed: where that never ran, nobody has looked.
-        claimed.busy |= repeated;
-        Ok(claimed)
+    const FUNCTION: &'static str = "sf_fetch_orchestration_item";
+    const LIMIT_AT: usize = 3;
+
+    fn store(&self) -> Option<Arc<Store>> {
+        self.0.upgrade()
+    }
+
+    fn lease(group: &TurnGroup) -> Duration {
+        Duration::from_millis(group.lease_ms.unsigned_abs())
+    }
+
+    fn params(store: &Store, group: &TurnGroup, seats: &[()], terms: &ClaimTerms, retry: bool) -> Params {
+        params(store, group, seats.len(), terms, retry)
+    }
+
+    async fn decode(
+        store: &Arc<Store>,
+        group: &TurnGroup,
+        _: &[()],
+        terms: &ClaimTerms,
+        rows: Vec<Row>,
+    ) -> Result<Claimed<ClaimedTurn>, StoreError> {
+        decode(store, group, terms.claim, rows).await
     }
 
     async fn give_back(&self, items: Vec<ClaimedTurn>) {
@@ -105,12 +109,12 @@ impl Claimer for TurnClaimer {
     }
 }
 
-fn params(store: &Store, group: &TurnGroup, limit: usize, batch_id: Uuid, claim: i64, retry: bool) -> Params {
+fn params(store: &Store, group: &TurnGroup, limit: usize, terms: &ClaimTerms, retry: bool) -> Params {
     let (owner, forgotten) = store.cache().claim_terms();
     Params::new()
-        .uuid(batch_id)
+        .uuid(terms.batch_id)
         .flag(retry)
-        .big(claim)
+        .big(terms.claim)
         .int(i32::try_from(limit).unwrap_or(i32::MAX))
         .big(group.lease_ms)
         .big_opt(group.versions.map(|v| v.0))

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use duroxide::ErrorDetails;
 use duroxide::providers::{SessionFetchConfig, TagFilter, WorkItem};
@@ -13,16 +13,13 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::abandon_work_item::AbandonedWork;
-use crate::history_cache::random_id;
 use crate::item::{MessageKind, index_key, tag_keys, to_payload};
 use crate::postgres::error::StoreError;
-use crate::postgres::fetch_lane::{Claimed, Claimer};
+use crate::postgres::fetch_lane::{ClaimTerms, Claimed, Claimer};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column, millis};
 use crate::token::WorkToken;
-
-const FUNCTION: &str = "sf_fetch_work_item";
 
 /// Workers that may take the same activities for equally long. Session owners may differ within a group.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -64,22 +61,29 @@ impl Claimer for WorkClaimer {
     type Item = ClaimedWork;
     const QUEUE: Queue = Queue::Work;
 
-    async fn claim(&self, group: &WorkGroup, seats: &[String]) -> Result<Claimed<ClaimedWork>, StoreError> {
-        let store = self.0.upgrade().ok_or(StoreError::Closed)?;
-        let claim = random_id();
-        let batch_id = Uuid::new_v4();
-        let terms = |retry| params(group, seats, batch_id, claim, retry);
-        let (rows, repeated) = match store.pipe.call(FUNCTION, &terms(false)).await {
-            Err(error) if error.is_in_doubt() => {
-                let give_up = Instant::now() + Duration::from_millis(group.lease_ms.unsigned_abs());
-                (store.pipe.call_until(FUNCTION, &terms(true), give_up).await?, true)
-            }
-            other => (other?, false),
-        };
-        let mut claimed = decode(&store, group, seats, claim, &rows).await?;
-        // A repeated call only asks what the first one claimed: where that never ran, nobody has looked.
-        claimed.busy |= repeated;
-        Ok(claimed)
+    const FUNCTION: &'static str = "sf_fetch_work_item";
+    const LIMIT_AT: usize = 3;
+
+    fn store(&self) -> Option<Arc<Store>> {
+        self.0.upgrade()
+    }
+
+    fn lease(group: &WorkGroup) -> Duration {
+        Duration::from_millis(group.lease_ms.unsigned_abs())
+    }
+
+    fn params(_: &Store, group: &WorkGroup, seats: &[String], terms: &ClaimTerms, retry: bool) -> Params {
+        params(group, seats, terms, retry)
+    }
+
+    async fn decode(
+        store: &Arc<Store>,
+        group: &WorkGroup,
+        seats: &[String],
+        terms: &ClaimTerms,
+        rows: Vec<Row>,
+    ) -> Result<Claimed<ClaimedWork>, StoreError> {
+        decode(store, group, seats, terms.claim, &rows).await
     }
 
     async fn give_back(&self, items: Vec<ClaimedWork>) {
@@ -99,11 +103,11 @@ impl Claimer for WorkClaimer {
     }
 }
 
-fn params(group: &WorkGroup, seats: &[String], batch_id: Uuid, claim: i64, retry: bool) -> Params {
+fn params(group: &WorkGroup, seats: &[String], terms: &ClaimTerms, retry: bool) -> Params {
     Params::new()
-        .uuid(batch_id)
+        .uuid(terms.batch_id)
         .flag(retry)
-        .big(claim)
+        .big(terms.claim)
         .int(i32::try_from(seats.len()).unwrap_or(i32::MAX))
         .big(group.lease_ms)
         .maybe_byteas(group.tags.clone())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::batch::Limits;
-use crate::postgres::lane::{Batch, Coded, Entry, Terms, settle};
+use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms, settle};
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, millis};
 use crate::token::TurnToken;
@@ -53,5 +53,7 @@ impl Coded for RenewTurns {
         store.give_up_with_lease(call.token.lease)
     }
 
-    fn committed(_: &Arc<Store>, _: &[&RenewedTurn]) {}
+    fn committed(_: &Arc<Store>, _: &[&RenewedTurn]) -> Made {
+        Made::default()
+    }
 }

@@ -1,0 +1,98 @@
+//! Acknowledges and claims in one call: what a batch puts into a queue goes straight to those who wait for it here.
+//!
+//! Invariants: acknowledgement and claim are one statement and one commit, each under a batch id of its own, so that
+//! after trouble each finds out by itself what became of it; the claim comes second and sees what the batch made; who
+//! is acknowledged is answered before what was claimed is handed out.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio_postgres::Row;
+
+use super::connection::Pair;
+use super::error::StoreError;
+use super::lane::{Coded, Entry, answer_each, codes_of, committed, settle, settle_on, terms_for};
+use super::listen::Queue;
+use super::params::Params;
+use super::store::Store;
+
+/// A kind of call that makes work of the other kind.
+pub(crate) trait Exchange: Coded {
+    /// The queue that it fills.
+    const FILLS: Queue;
+    /// Names of its function and of the one that claims from that queue, as one.
+    const BOTH: &'static str;
+
+    /// Whether the call puts something into that queue that is due at once.
+    fn fills(call: &Self::Call) -> bool;
+}
+
+/// A look into a queue that goes along with a batch: [`super::fetch_lane::Along`] without its type.
+pub(crate) trait Passenger: Send + Sync {
+    fn function(&self) -> &'static str;
+    /// Place of the parameter that says how many to claim, from 0.
+    fn limit_at(&self) -> usize;
+    fn params(&self) -> Params;
+    /// The batch has made `units`. Returns whether there are more than wait for them in this process.
+    fn made(&mut self, units: usize) -> bool;
+    /// Hands out what came, or finds out what became of the claim.
+    fn arrive(self: Box<Self>, answer: Result<Vec<Row>, StoreError>) -> BoxFuture<'static, ()>;
+}
+
+/// Larger batches go alone. With few calls, each waits for the one before, and a round trip and a commit less is what
+/// counts; with many, both kinds of calls are always under way, and a claim that rides along only holds up the next ack
+/// (measured: at 128/128 slots all batches together cost 5 to 15 % of throughput).
+const FEW: usize = 4;
+
+/// Runs a batch, together with a claim when somebody here waits for what it makes.
+pub(crate) async fn exchange<B: Exchange>(store: Arc<Store>, entries: Vec<Entry<B>>) {
+    let passenger = if entries.len() <= FEW && entries.iter().any(|e| B::fills(&e.call)) {
+        store.passenger(B::FILLS)
+    } else {
+        None
+    };
+    let Some(mut passenger) = passenger else {
+        return settle(store, entries).await;
+    };
+    let terms = terms_for::<B>(&store, &entries);
+    let answer = send::<B>(&store, &entries, &terms, passenger.as_ref()).await;
+    match answer.and_then(|rows| Ok((codes_of(&rows, entries.len())?, rows))) {
+        Ok((codes, rows)) => {
+            metrics::histogram!("steadfast_batch_calls", "function" => B::BOTH).record(entries.len() as f64);
+            if let Some(mut made) = committed::<B>(&store, &entries, &codes) {
+                let carried = match B::FILLS {
+                    Queue::Turns => std::mem::take(&mut made.turns),
+                    Queue::Work => std::mem::take(&mut made.work),
+                };
+                if carried > 0 && passenger.made(carried) {
+                    store.offer_now(B::FILLS);
+                }
+                made.announce(&store);
+            }
+            answer_each(&store, entries, &codes);
+            passenger.arrive(Ok(rows)).await;
+        }
+        Err(error) => {
+            let tracker = store.tasks.clone();
+            tracker.spawn(passenger.arrive(Err(error)));
+            settle_on(store, entries, terms).await;
+        }
+    }
+}
+
+async fn send<B: Exchange>(
+    store: &Store,
+    entries: &[Entry<B>],
+    terms: &super::lane::Terms,
+    passenger: &dyn Passenger,
+) -> Result<Vec<Row>, StoreError> {
+    let calls: Vec<&B::Call> = entries.iter().map(|e| &e.call).collect();
+    let pair = Pair {
+        both: B::BOTH,
+        first: B::FUNCTION,
+        second: passenger.function(),
+        limit_at: passenger.limit_at(),
+    };
+    let (first, second) = (B::params(store, &calls, terms), passenger.params());
+    store.pipe.call_pair(&pair, first, second).await
+}
