@@ -44,6 +44,12 @@ mod absent {
         pub(crate) async fn strike(&self, _: &str, _: When) -> Option<Fault> {
             None
         }
+        /// For callers that have a thread of their own.
+        #[cfg(feature = "embedded")]
+        #[inline]
+        pub(crate) fn strike_now(&self, _: &str, _: When) -> Option<Fault> {
+            None
+        }
         #[inline]
         pub(crate) fn hint_lost(&self) -> bool {
             false
@@ -134,19 +140,29 @@ mod injected {
         }
 
         pub(crate) async fn strike(&self, function: &str, when: When) -> Option<Fault> {
-            let rule = {
-                let mut rules = self.0.rules.lock().unwrap_or_else(PoisonError::into_inner);
-                let hit = rules
-                    .iter_mut()
-                    .find(|r| r.times > 0 && r.when == when && (r.function.is_empty() || r.function == function))?;
-                hit.times -= 1;
-                let rule = hit.clone();
-                rules.retain(|r| r.times > 0);
-                rule
-            };
-            self.0.struck.fetch_add(1, Ordering::SeqCst);
+            let rule = self.next_rule(function, when)?;
             tokio::time::sleep(rule.delay).await;
             rule.fault
+        }
+
+        /// As [`Self::strike`], for callers that have a thread of their own.
+        #[cfg(feature = "embedded")]
+        pub(crate) fn strike_now(&self, function: &str, when: When) -> Option<Fault> {
+            let rule = self.next_rule(function, when)?;
+            std::thread::sleep(rule.delay);
+            rule.fault
+        }
+
+        fn next_rule(&self, function: &str, when: When) -> Option<Rule> {
+            let mut rules = self.0.rules.lock().unwrap_or_else(PoisonError::into_inner);
+            let hit = rules
+                .iter_mut()
+                .find(|r| r.times > 0 && r.when == when && (r.function.is_empty() || r.function == function))?;
+            hit.times -= 1;
+            let rule = hit.clone();
+            rules.retain(|r| r.times > 0);
+            self.0.struck.fetch_add(1, Ordering::SeqCst);
+            Some(rule)
         }
 
         pub(crate) fn hint_lost(&self) -> bool {

@@ -33,6 +33,8 @@ pub(crate) struct HistoryCache {
     max_bytes: usize,
     owner: i64,
     forgotten: Vec<i64>,
+    /// Whether the store counts on entries without asking, so that it must be told of those that are gone.
+    counted_on: bool,
     /// Keys by instance id, for reads, which know no keys. An id that has been re-created is answered with another
     /// key by the store, and learnt anew.
     keys: LruCache<String, i64>,
@@ -56,7 +58,23 @@ impl HistoryCache {
             max_bytes,
             owner: random_id(),
             forgotten: Vec::new(),
+            counted_on: true,
             keys: LruCache::new(MAX_ENTRIES),
+        }
+    }
+
+    /// A cache for a store that looks into it before it leaves anything out: nobody must be told what is gone.
+    #[cfg(feature = "embedded")]
+    pub(crate) fn looked_into(max_bytes: usize) -> Self {
+        Self {
+            counted_on: false,
+            ..Self::new(max_bytes)
+        }
+    }
+
+    fn forget(&mut self, instance_key: i64) {
+        if self.counted_on && !self.forgotten.contains(&instance_key) {
+            self.forgotten.push(instance_key);
         }
     }
 
@@ -114,7 +132,7 @@ impl HistoryCache {
         if let Some((key, old)) = self.entries.push(instance_key, entry) {
             self.bytes -= old.bytes;
             if key != instance_key {
-                self.forgotten.push(key);
+                self.forget(key);
             }
         }
         while self.bytes > self.max_bytes {
@@ -122,7 +140,7 @@ impl HistoryCache {
                 break;
             };
             self.bytes -= old.bytes;
-            self.forgotten.push(key);
+            self.forget(key);
         }
     }
 
@@ -166,7 +184,7 @@ impl HistoryCache {
     /// An ack appended `events` to `execution_id`; the store now counts on this cache for the instance.
     pub(crate) fn append(&mut self, instance_key: i64, execution_id: i64, events: &[Event], payload_bytes: usize) {
         let Some(entry) = self.entries.pop(&instance_key) else {
-            self.forgotten.push(instance_key);
+            self.forget(instance_key);
             return;
         };
         self.bytes -= entry.bytes;
@@ -176,7 +194,7 @@ impl HistoryCache {
         // A read may have brought some of them already; a gap before them means that this entry is not whole.
         let new: Vec<Event> = events.iter().filter(|e| e.event_id as i64 > known).cloned().collect();
         if new.first().is_some_and(|first| first.event_id as i64 != known + 1) {
-            self.forgotten.push(instance_key);
+            self.forget(instance_key);
             return;
         }
         let (all, bytes) = if same {
@@ -194,9 +212,7 @@ impl HistoryCache {
         if let Some(old) = self.entries.pop(&instance_key) {
             self.bytes -= old.bytes;
         }
-        if !self.forgotten.contains(&instance_key) {
-            self.forgotten.push(instance_key);
-        }
+        self.forget(instance_key);
     }
 
     /// Bytes held.

@@ -3,17 +3,28 @@
 //! duroxide replays orchestrations; Steadfast keeps their histories, queues, leases, timers, sessions and key-values,
 //! and wakes whoever must work. See the README for guarantees and limits, `ARCHITECTURE.md` for the code.
 
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "embedded"))]
 mod batch;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 pub mod fault;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "embedded"))]
+mod group;
+#[cfg(any(feature = "postgres", feature = "embedded"))]
 mod history_cache;
+pub mod inspect;
 mod item;
 #[cfg(feature = "postgres")]
 pub mod postgres;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "embedded"))]
+mod refusal;
+#[cfg(any(feature = "postgres", feature = "embedded"))]
+mod sessions;
+#[cfg(any(feature = "postgres", feature = "embedded"))]
 mod token;
-#[cfg(feature = "postgres")]
+#[cfg(any(feature = "postgres", feature = "embedded"))]
+mod turn;
+#[cfg(any(feature = "postgres", feature = "embedded"))]
 mod wake;
 
 /// The README's example compiles.

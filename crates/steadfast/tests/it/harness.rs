@@ -1,12 +1,14 @@
-//! What every room needs: a fresh schema per store, providers that open it, and raw SQL beside them.
+//! What every room needs: a fresh schema or file per store, providers that open it, and raw SQL beside them.
 
 use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use duroxide::providers::Provider;
+use steadfast::embedded::EmbeddedProvider;
 use steadfast::postgres::{LongPoll, PostgresProvider};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
@@ -15,6 +17,15 @@ use crate::proxy::Proxy;
 
 /// Connections of each provider's pool; hundreds of tests share one server.
 const POOL_SIZE: usize = 3;
+
+/// Where a store lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Engine {
+    /// In a schema of the test server.
+    Postgres,
+    /// In a file of its own.
+    Embedded,
+}
 
 /// How `fetch_*` treats its poll timeout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +81,43 @@ pub(crate) struct Store {
     url: String,
     delaying: OnceCell<Proxy>,
     opened: Mutex<Vec<Arc<PostgresProvider>>>,
+    /// The folder of its file, for a store of the embedded engine.
+    file: Option<EmbeddedFile>,
+}
+
+/// A file of the embedded engine and the providers that were opened on it.
+struct EmbeddedFile {
+    directory: tempfile::TempDir,
+    opened: Mutex<Vec<Arc<EmbeddedProvider>>>,
+}
+
+impl EmbeddedFile {
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("store.db")
+    }
+
+    async fn open(&self, mode: Mode) -> Arc<EmbeddedProvider> {
+        let provider = EmbeddedProvider::builder(self.path())
+            .long_poll(steadfast::embedded::LongPoll {
+                enabled: mode == Mode::LongPoll,
+                ..steadfast::embedded::LongPoll::default()
+            })
+            .open()
+            .await
+            .unwrap_or_else(|error| panic!("open {}: {error}", self.path().display()));
+        let provider = Arc::new(provider);
+        self.opened.lock().unwrap().push(Arc::clone(&provider));
+        provider
+    }
+
+    /// Raw SQL on the file, behind the providers' backs.
+    fn raw(&self) -> rusqlite::Connection {
+        let connection = rusqlite::Connection::open(self.path()).expect("open the file for raw SQL");
+        connection
+            .busy_timeout(Duration::from_secs(5))
+            .expect("set the busy timeout");
+        connection
+    }
 }
 
 impl Store {
@@ -86,12 +134,30 @@ impl Store {
             url,
             delaying: OnceCell::new(),
             opened: Mutex::new(Vec::new()),
+            file: None,
         }
     }
 
-    /// Another provider on the same schema, as another process would have.
+    /// A fresh store of this engine.
+    pub(crate) fn on(engine: Engine, mode: Mode) -> Self {
+        match engine {
+            Engine::Postgres => Self::new(mode),
+            Engine::Embedded => Self {
+                file: Some(EmbeddedFile {
+                    directory: tempfile::tempdir().expect("a folder for the file"),
+                    opened: Mutex::new(Vec::new()),
+                }),
+                ..Self::at(mode, String::new())
+            },
+        }
+    }
+
+    /// Another provider on the same store, as another process would have.
     pub(crate) async fn open(&self) -> Arc<dyn Provider> {
-        self.open_postgres().await
+        match &self.file {
+            Some(file) => file.open(self.mode).await,
+            None => self.open_postgres().await,
+        }
     }
 
     /// As [`open`](Self::open), with its own type.
@@ -134,6 +200,18 @@ impl Store {
 
     /// Makes an instance's whole history undecodable, behind the providers' backs.
     pub(crate) async fn corrupt_history(&self, instance: &str) {
+        if let Some(file) = &self.file {
+            let changed = file.raw().execute(
+                "UPDATE sf_event SET payload = CAST('not json' AS BLOB)
+                 WHERE instance_key = (SELECT instance_key FROM sf_instance WHERE instance_id = ?1)",
+                [instance],
+            );
+            assert!(
+                changed.expect("corrupt the history") > 0,
+                "{instance:?} has no history to corrupt"
+            );
+            return;
+        }
         let changed = self
             .raw()
             .await
@@ -149,6 +227,15 @@ impl Store {
 
     /// The highest attempt count among an instance's queued messages; 0 without any.
     pub(crate) async fn max_attempt_count(&self, instance: &str) -> u32 {
+        if let Some(file) = &self.file {
+            let count = file.raw().query_row(
+                "SELECT coalesce(max(m.attempt_count), 0)
+                 FROM sf_message m JOIN sf_instance i USING (instance_key) WHERE i.instance_id = ?1",
+                [instance],
+                |row| row.get(0),
+            );
+            return count.expect("read the attempt counts");
+        }
         let row = self
             .raw()
             .await
@@ -167,6 +254,12 @@ impl Store {
         let opened = std::mem::take(&mut *self.opened.lock().unwrap());
         for provider in opened {
             provider.close().await;
+        }
+        if let Some(file) = &self.file {
+            let opened = std::mem::take(&mut *file.opened.lock().unwrap());
+            for provider in opened {
+                provider.close().await;
+            }
         }
     }
 }

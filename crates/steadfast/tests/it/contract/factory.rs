@@ -1,4 +1,4 @@
-//! What the framework's validations and stress tests ask for: providers, each in a schema of its own.
+//! What the framework's validations and stress tests ask for: providers, each over a store of its own.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -7,21 +7,23 @@ use duroxide::provider_stress_tests::parallel_orchestrations::ProviderStressFact
 use duroxide::provider_validations::ProviderFactory;
 use duroxide::providers::Provider;
 
-use crate::harness::{Mode, Store};
+use crate::harness::{Engine, Mode, Store};
 
 /// Long enough for a statement to come back within a fraction of it on a busy machine, and no longer: some forty
 /// validations sleep until it is over.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Gives each call a provider over a fresh schema; its hooks act on the last one.
+/// Gives each call a provider over a fresh store; its hooks act on the last one.
 pub(crate) struct Factory {
+    engine: Engine,
     mode: Mode,
     stores: Mutex<Vec<Arc<Store>>>,
 }
 
 impl Factory {
-    pub(crate) fn new(mode: Mode) -> Self {
+    pub(crate) fn new(engine: Engine, mode: Mode) -> Self {
         Self {
+            engine,
             mode,
             stores: Mutex::new(Vec::new()),
         }
@@ -36,7 +38,7 @@ impl Factory {
     }
 
     async fn provider(&self) -> Arc<dyn Provider> {
-        let store = Arc::new(Store::new(self.mode));
+        let store = Arc::new(Store::on(self.engine, self.mode));
         self.stores.lock().unwrap().push(Arc::clone(&store));
         store.open().await
     }

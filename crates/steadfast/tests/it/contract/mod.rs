@@ -1,30 +1,41 @@
-//! The framework's own validations of a provider, each as a test of its own, in both poll modes.
+//! The framework's own validations of a provider, each as a test of its own, on each engine and in both poll modes.
 
 mod adapted;
 mod complete;
 mod factory;
 mod stress;
 
-/// Makes `short_poll::<theme>::<name>` and `long_poll::<theme>::<name>` of one list, and the list itself for
-/// [`complete`]. Each entry is a function of the module that stands after `from`.
+/// Makes `<engine>::short_poll::<theme>::<name>` and `<engine>::long_poll::<theme>::<name>` of one list, and the list
+/// itself for [`complete`]. Each entry is a function of the module that stands after `from`.
 macro_rules! validations {
-    (
+    (@modes $engine:ident
         both { $($theme:ident from $($source:ident)::+ { $($name:ident,)* })* }
         short { $($short_theme:ident from $($short_source:ident)::+ { $($short_name:ident,)* })* }
         long { $($long_theme:ident from $($long_source:ident)::+ { $($long_name:ident,)* })* }
     ) => {
         mod short_poll {
-            $(mod $theme { use $($source)::+ as source; $(validations!(@test $name ShortPoll);)* })*
-            $(mod $short_theme { use $($short_source)::+ as source; $(validations!(@test $short_name ShortPoll);)* })*
-            validations!(@stress ShortPoll);
+            $(mod $theme { use $($source)::+ as source; $(validations!(@test $engine $name ShortPoll);)* })*
+            $(mod $short_theme {
+                use $($short_source)::+ as source;
+                $(validations!(@test $engine $short_name ShortPoll);)*
+            })*
+            validations!(@stress $engine ShortPoll);
         }
 
         mod long_poll {
-            $(mod $theme { use $($source)::+ as source; $(validations!(@test $name LongPoll);)* })*
-            $(mod $long_theme { use $($long_source)::+ as source; $(validations!(@test $long_name LongPoll);)* })*
-            validations!(@stress LongPoll);
+            $(mod $theme { use $($source)::+ as source; $(validations!(@test $engine $name LongPoll);)* })*
+            $(mod $long_theme {
+                use $($long_source)::+ as source;
+                $(validations!(@test $engine $long_name LongPoll);)*
+            })*
+            validations!(@stress $engine LongPoll);
         }
-
+    };
+    (@list
+        both { $($theme:ident from $($source:ident)::+ { $($name:ident,)* })* }
+        short { $($short_theme:ident from $($short_source:ident)::+ { $($short_name:ident,)* })* }
+        long { $($long_theme:ident from $($long_source:ident)::+ { $($long_name:ident,)* })* }
+    ) => {
         /// Every validation that runs in at least one mode.
         const WIRED: &[&str] = &[
             $($(concat!(stringify!($theme), "::", stringify!($name)),)*)*
@@ -32,26 +43,43 @@ macro_rules! validations {
             $($(concat!(stringify!($long_theme), "::", stringify!($long_name)),)*)*
         ];
     };
-    (@test $name:ident $mode:ident) => {
+    (@test $engine:ident $name:ident $mode:ident) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
-            let factory = crate::contract::factory::Factory::new(crate::harness::Mode::$mode);
+            let factory = crate::contract::factory::Factory::new(
+                crate::harness::Engine::$engine,
+                crate::harness::Mode::$mode,
+            );
             source::$name(&factory).await;
             factory.close().await;
         }
     };
-    (@stress $mode:ident) => {
+    (@stress $engine:ident $mode:ident) => {
         mod stress {
+            use crate::contract::stress as source;
+            use crate::harness::{Engine, Mode};
+
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn parallel_orchestrations() {
-                crate::contract::stress::parallel_orchestrations(crate::harness::Mode::$mode).await;
+                source::parallel_orchestrations(Engine::$engine, Mode::$mode).await;
             }
 
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn large_payload() {
-                crate::contract::stress::large_payload(crate::harness::Mode::$mode).await;
+                source::large_payload(Engine::$engine, Mode::$mode).await;
             }
         }
+    };
+    ($($list:tt)*) => {
+        mod postgres {
+            validations!(@modes Postgres $($list)*);
+        }
+
+        mod embedded {
+            validations!(@modes Embedded $($list)*);
+        }
+
+        validations!(@list $($list)*);
     };
 }
 

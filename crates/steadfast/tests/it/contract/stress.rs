@@ -5,7 +5,7 @@ use duroxide::provider_stress_tests::parallel_orchestrations::run_parallel_orche
 use duroxide::provider_stress_tests::{StressTestConfig, StressTestResult};
 
 use super::factory::Factory;
-use crate::harness::Mode;
+use crate::harness::{Engine, Mode};
 
 fn short() -> StressTestConfig {
     StressTestConfig {
@@ -21,8 +21,8 @@ fn assert_all_completed(result: &StressTestResult) {
     assert_eq!((result.completed, result.failed), (result.launched, 0), "{result:?}");
 }
 
-pub(super) async fn parallel_orchestrations(mode: Mode) {
-    let factory = Factory::new(mode);
+pub(super) async fn parallel_orchestrations(engine: Engine, mode: Mode) {
+    let factory = Factory::new(engine, mode);
     let result = run_parallel_orchestrations_test_with_config(&factory, short())
         .await
         .expect("the stress test runs");
@@ -30,8 +30,8 @@ pub(super) async fn parallel_orchestrations(mode: Mode) {
     factory.close().await;
 }
 
-pub(super) async fn large_payload(mode: Mode) {
-    let factory = Factory::new(mode);
+pub(super) async fn large_payload(engine: Engine, mode: Mode) {
+    let factory = Factory::new(engine, mode);
     let config = LargePayloadConfig {
         base: StressTestConfig {
             max_concurrent: 3,

@@ -1,4 +1,4 @@
-//! Workflows through the framework's own runtime: each scenario runs in both poll modes from one source.
+//! Workflows through the framework's own runtime: each scenario runs on each engine and in both poll modes from one source.
 
 mod activities;
 mod cancellation;
@@ -20,23 +20,32 @@ mod tags;
 mod timers;
 mod versioning;
 
-/// Makes the tests `short_poll::<theme>::<name>` and `long_poll::<theme>::<name>` of each scenario.
+/// Makes the tests `<engine>::short_poll::<theme>::<name>` and `<engine>::long_poll::<theme>::<name>` of each scenario.
 macro_rules! scenarios {
-    ($($theme:ident { $($name:ident,)* })*) => {
+    (@modes $engine:ident $($theme:ident { $($name:ident,)* })*) => {
         mod short_poll {
-            $(mod $theme { $(scenarios!(@test $theme $name ShortPoll);)* })*
+            $(mod $theme { $(scenarios!(@test $engine $theme $name ShortPoll);)* })*
         }
 
         mod long_poll {
-            $(mod $theme { $(scenarios!(@test $theme $name LongPoll);)* })*
+            $(mod $theme { $(scenarios!(@test $engine $theme $name LongPoll);)* })*
         }
     };
-    (@test $theme:ident $name:ident $mode:ident) => {
+    (@test $engine:ident $theme:ident $name:ident $mode:ident) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
         async fn $name() {
-            let store = crate::harness::Store::new(crate::harness::Mode::$mode);
+            let store = crate::harness::Store::on(crate::harness::Engine::$engine, crate::harness::Mode::$mode);
             crate::e2e::$theme::$name(&store).await;
             store.close().await;
+        }
+    };
+    ($($list:tt)*) => {
+        mod postgres {
+            scenarios!(@modes Postgres $($list)*);
+        }
+
+        mod embedded {
+            scenarios!(@modes Embedded $($list)*);
         }
     };
 }

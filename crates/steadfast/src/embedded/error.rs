@@ -1,0 +1,187 @@
+//! What can go wrong between us and a file, and whether trying again can help: one table, one place.
+//!
+//! Invariant: errors are judged by SQLite's result code and by kind, never by their text.
+
+use duroxide::providers::ProviderError;
+use rusqlite::ffi;
+
+use crate::item::ItemError;
+use crate::refusal::Refusal;
+use crate::token::InvalidToken;
+
+/// Whether the same call may succeed later, and whom a failure concerns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Trouble of the file or machine that passes: the batch is repeated.
+    Retryable,
+    /// Trouble of the file that does not pass by itself: the whole batch fails.
+    Broken,
+    /// This one operation cannot succeed; others may.
+    Permanent,
+}
+
+/// Judges an extended result code. Codes: <https://sqlite.org/rescode.html>.
+pub(crate) fn classify(extended: i32) -> Class {
+    match extended {
+        // The file was moved or deleted underneath; the folder is read-only.
+        ffi::SQLITE_READONLY_DBMOVED | ffi::SQLITE_READONLY_DIRECTORY => Class::Broken,
+        ffi::SQLITE_IOERR_CORRUPTFS => Class::Broken,
+        code => match code & 0xff {
+            // Somebody else writes; no memory; no space; the device failed; no file handle; recovery under way.
+            ffi::SQLITE_BUSY
+            | ffi::SQLITE_LOCKED
+            | ffi::SQLITE_NOMEM
+            | ffi::SQLITE_INTERRUPT
+            | ffi::SQLITE_IOERR
+            | ffi::SQLITE_FULL
+            | ffi::SQLITE_CANTOPEN
+            | ffi::SQLITE_PROTOCOL
+            | ffi::SQLITE_SCHEMA => Class::Retryable,
+            ffi::SQLITE_READONLY | ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB | ffi::SQLITE_PERM | ffi::SQLITE_AUTH => {
+                Class::Broken
+            }
+            _ => Class::Permanent,
+        },
+    }
+}
+
+/// Any failure of a call.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum StoreError {
+    #[error("{message} (SQLite code {code})")]
+    Sqlite { code: i32, message: String },
+    /// The file that was opened is no longer at its path.
+    #[error("{0}")]
+    Gone(String),
+    #[error("the provider is closed")]
+    Closed,
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    #[error(transparent)]
+    Item(#[from] ItemError),
+    #[error("unexpected content: {0}")]
+    Decode(String),
+    #[error("{0}")]
+    Rejected(String),
+}
+
+impl StoreError {
+    pub(crate) fn class(&self) -> Class {
+        match self {
+            Self::Sqlite { code, .. } => classify(*code),
+            Self::Gone(_) => Class::Broken,
+            Self::Closed | Self::Refused(_) | Self::Item(_) | Self::Decode(_) | Self::Rejected(_) => Class::Permanent,
+        }
+    }
+
+    pub(crate) fn is_retryable(&self) -> bool {
+        self.class() == Class::Retryable
+    }
+
+    /// An answer, given before anything was written, rather than trouble.
+    pub(crate) fn is_answer(&self) -> bool {
+        matches!(self, Self::Refused(_) | Self::Item(_) | Self::Rejected(_))
+    }
+
+    /// As the framework sees it.
+    pub(crate) fn into_provider_error(self, operation: &str) -> ProviderError {
+        if self.is_retryable() {
+            ProviderError::retryable(operation, self.to_string())
+        } else {
+            ProviderError::permanent(operation, self.to_string())
+        }
+    }
+}
+
+/// The error that a test wants to see; by name, as SQLite's documentation has it.
+pub(crate) fn injected(fault: &crate::fault::Fault) -> StoreError {
+    use crate::fault::Fault;
+    let code = match fault {
+        Fault::Error("SQLITE_FULL") => ffi::SQLITE_FULL,
+        Fault::Error("SQLITE_BUSY") => ffi::SQLITE_BUSY,
+        Fault::Error("SQLITE_READONLY") => ffi::SQLITE_READONLY,
+        Fault::Error("SQLITE_CORRUPT") => ffi::SQLITE_CORRUPT,
+        Fault::Error(_) | Fault::Cut => ffi::SQLITE_IOERR,
+    };
+    StoreError::Sqlite {
+        code,
+        message: "injected".to_owned(),
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error {
+            rusqlite::Error::SqliteFailure(e, text) => Self::Sqlite {
+                code: e.extended_code,
+                message: text.unwrap_or_else(|| e.to_string()),
+            },
+            other => Self::Decode(other.to_string()),
+        }
+    }
+}
+
+impl From<InvalidToken> for StoreError {
+    fn from(_: InvalidToken) -> Self {
+        Refusal::InvalidToken.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Golden: a change here changes what callers are told, and must be meant.
+    #[test]
+    fn the_table_of_result_codes() {
+        let retryable = [
+            ffi::SQLITE_BUSY,
+            ffi::SQLITE_BUSY_SNAPSHOT,
+            ffi::SQLITE_LOCKED,
+            ffi::SQLITE_NOMEM,
+            ffi::SQLITE_INTERRUPT,
+            ffi::SQLITE_IOERR,
+            ffi::SQLITE_IOERR_FSYNC,
+            ffi::SQLITE_IOERR_WRITE,
+            ffi::SQLITE_FULL,
+            ffi::SQLITE_CANTOPEN,
+            ffi::SQLITE_PROTOCOL,
+            ffi::SQLITE_SCHEMA,
+        ];
+        let broken = [
+            ffi::SQLITE_READONLY,
+            ffi::SQLITE_READONLY_DBMOVED,
+            ffi::SQLITE_READONLY_DIRECTORY,
+            ffi::SQLITE_CORRUPT,
+            ffi::SQLITE_CORRUPT_INDEX,
+            ffi::SQLITE_NOTADB,
+            ffi::SQLITE_PERM,
+            ffi::SQLITE_AUTH,
+        ];
+        let permanent = [
+            ffi::SQLITE_ERROR,
+            ffi::SQLITE_CONSTRAINT,
+            ffi::SQLITE_CONSTRAINT_UNIQUE,
+            ffi::SQLITE_TOOBIG,
+            ffi::SQLITE_MISMATCH,
+            ffi::SQLITE_MISUSE,
+            ffi::SQLITE_RANGE,
+        ];
+        for code in retryable {
+            assert_eq!(classify(code), Class::Retryable, "{code}");
+        }
+        for code in broken {
+            assert_eq!(classify(code), Class::Broken, "{code}");
+        }
+        for code in permanent {
+            assert_eq!(classify(code), Class::Permanent, "{code}");
+        }
+    }
+
+    #[test]
+    fn refusals_use_the_words_that_the_framework_looks_for() {
+        let e = StoreError::from(Refusal::LeaseEnded).into_provider_error("ack_orchestration_item");
+        assert!(e.message.contains("Invalid lock token"));
+        assert!(!e.is_retryable());
+    }
+}

@@ -1,0 +1,90 @@
+//! What people and tools want to see of a file, beyond the framework's management interface.
+//!
+//! Invariant: reads only; everything is bounded or asked for one instance at a time.
+
+use std::path::Path;
+
+use duroxide::providers::{ExecutionInfo, ProviderError};
+
+use super::connection::Place;
+use super::op;
+use super::provider::EmbeddedProvider;
+use crate::inspect::{InstanceDetail, InstanceQuery, InstanceSummary, QueueReport};
+
+/// How a provider fares.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// Why the last transaction failed, if it did.
+    pub trouble: Option<String>,
+    /// Callers that wait for an instance.
+    pub waiting_dispatchers: usize,
+    /// Callers that wait for an activity.
+    pub waiting_workers: usize,
+    /// Bytes of the history cache.
+    pub history_cache_bytes: usize,
+}
+
+impl EmbeddedProvider {
+    /// The file; `None` for a store in memory.
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        match self.store().place() {
+            Place::File(path) => Some(path),
+            Place::Memory => None,
+        }
+    }
+
+    /// A page of instances, newest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn instances(&self, query: InstanceQuery) -> Result<Vec<InstanceSummary>, ProviderError> {
+        op::list_instances::page(self.store(), &query)
+            .await
+            .map_err(|e| e.into_provider_error("instances"))
+    }
+
+    /// One instance, `None` when it does not exist.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn instance(&self, instance: &str) -> Result<Option<InstanceDetail>, ProviderError> {
+        op::instance_detail::get(self.store(), instance)
+            .await
+            .map_err(|e| e.into_provider_error("instance"))
+    }
+
+    /// The executions of an instance with their numbers of events, oldest first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn executions(&self, instance: &str) -> Result<Vec<ExecutionInfo>, ProviderError> {
+        op::list_executions::list(self.store(), instance, None, true)
+            .await
+            .map_err(|e| e.into_provider_error("executions"))
+    }
+
+    /// Depths, leases and due times of the queues. Counts rows: meant for people, not for every second.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub async fn queues(&self) -> Result<Vec<QueueReport>, ProviderError> {
+        op::queue_report::get(self.store())
+            .await
+            .map_err(|e| e.into_provider_error("queues"))
+    }
+
+    /// How this provider fares; asks nobody.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let store = self.store();
+        let (waiting_dispatchers, waiting_workers) = store.waiting();
+        Health {
+            trouble: store.trouble().map(|e| e.to_string()),
+            waiting_dispatchers,
+            waiting_workers,
+            history_cache_bytes: store.cache().bytes(),
+        }
+    }
+}

@@ -1,0 +1,288 @@
+//! Commits an orchestration turn: history, activities, messages, key-values and statuses.
+//!
+//! Invariant: a turn is applied wholly or not at all, once, and only under its lease; everything that can refuse it is
+//! asked before anything is written.
+
+use std::time::Duration;
+
+use super::{Operation, schedule};
+use crate::embedded::error::StoreError;
+use crate::embedded::store::Store;
+use crate::embedded::transaction::Tx;
+use crate::item::pack_version;
+use crate::refusal::Refusal;
+use crate::turn::EncodedTurn;
+
+/// A turn to commit.
+pub(crate) struct AckTurn(pub(crate) EncodedTurn);
+
+/// The instance as it stands before the turn.
+struct Before {
+    instance: String,
+    named: bool,
+    execution_id: i64,
+    status: String,
+    replay_version: Option<i64>,
+}
+
+impl Operation for AckTurn {
+    const NAME: &'static str = "ack_orchestration_item";
+    type Answer = ();
+
+    fn bytes(&self) -> usize {
+        self.0.bytes
+    }
+
+    fn lease(&self) -> Option<Duration> {
+        Some(self.0.token.lease.max(Duration::from_secs(1)))
+    }
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        let turn = &self.0;
+        let key = turn.token.instance_key;
+        check(tx, turn)?;
+        let before = before(tx, key)?;
+        for id in schedule::claimed(tx, key, turn.token.claim)? {
+            tx.execute("DELETE FROM sf_message WHERE message_id = ?1", [id])?;
+        }
+        for (event_id, kind, payload) in &turn.event_rows {
+            tx.execute(
+                "INSERT INTO sf_event (instance_key, execution_id, event_id, kind, payload) VALUES (?1, ?2, ?3, ?4, ?5)",
+                (key, turn.execution_id, event_id, kind, payload),
+            )?;
+        }
+        update_instance(tx, turn, &before)?;
+        update_execution(tx, turn)?;
+        update_kv(tx, turn)?;
+        for (instance, execution_id, activity_id) in &turn.cancelled {
+            cancel(tx, &before, key, instance, *execution_id, *activity_id)?;
+        }
+        for activity in &turn.activities {
+            let of = if activity.instance == before.instance {
+                key
+            } else {
+                schedule::key_of(tx, &activity.instance)?
+            };
+            schedule::queue(tx, of, activity)?;
+        }
+        // The lease ends first: a message to the instance itself finds it free.
+        schedule::place(tx, key)?;
+        for message in &turn.messages {
+            let at = schedule::due_at(tx, message, None);
+            schedule::deliver(tx, message, at)?;
+        }
+        Ok(())
+    }
+}
+
+/// Commits a turn; this process then knows the history as it stands.
+pub(crate) async fn ack(store: &Store, turn: AckTurn) -> Result<(), StoreError> {
+    let (turn, outcome) = store.settle(turn).await;
+    if let (Some(AckTurn(turn)), Ok(())) = (turn, &outcome) {
+        let bytes = turn.event_rows.iter().map(|e| e.2.len()).sum();
+        store
+            .cache()
+            .append(turn.token.instance_key, turn.execution_id, &turn.events, bytes);
+    }
+    outcome
+}
+
+/// Everything that can refuse a turn.
+fn check(tx: &Tx<'_>, turn: &EncodedTurn) -> Result<(), StoreError> {
+    let key = turn.token.instance_key;
+    lease(tx, key, turn.token.claim)?;
+    // Events are appended: one look at the end tells for all that lie beyond it.
+    let last: Option<Option<i64>> = tx.one(
+        "SELECT max(event_id) FROM sf_event WHERE instance_key = ?1 AND execution_id = ?2",
+        (key, turn.execution_id),
+        |row| row.get(0),
+    )?;
+    let last = last.flatten().unwrap_or(i64::MIN);
+    for (event_id, ..) in turn.event_rows.iter().filter(|e| e.0 <= last) {
+        let exists: Option<i64> = tx.one(
+            "SELECT 1 FROM sf_event WHERE instance_key = ?1 AND execution_id = ?2 AND event_id = ?3",
+            (key, turn.execution_id, event_id),
+            |row| row.get(0),
+        )?;
+        if exists.is_some() {
+            return Err(Refusal::DuplicateEvent.into());
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a claim that is not current, or whose lease has ended.
+pub(crate) fn lease(tx: &Tx<'_>, instance_key: i64, claim: i64) -> Result<(), StoreError> {
+    let held: Option<(Option<i64>, i64)> = tx.one(
+        "SELECT claim, available_at FROM sf_turn WHERE instance_key = ?1",
+        [instance_key],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    match held {
+        Some((Some(current), until)) if current == claim && until > tx.now => Ok(()),
+        Some((Some(current), _)) if current == claim => Err(Refusal::LeaseEnded.into()),
+        _ => Err(Refusal::InvalidToken.into()),
+    }
+}
+
+fn before(tx: &Tx<'_>, key: i64) -> Result<Before, StoreError> {
+    let before = tx.one(
+        "SELECT instance_id, orchestration_name IS NOT NULL, execution_id, status, replay_version
+         FROM sf_instance WHERE instance_key = ?1",
+        [key],
+        |row| {
+            Ok(Before {
+                instance: row.get(0)?,
+                named: row.get(1)?,
+                execution_id: row.get(2)?,
+                status: row.get(3)?,
+                replay_version: row.get(4)?,
+            })
+        },
+    )?;
+    before.ok_or_else(|| Refusal::InvalidToken.into())
+}
+
+fn update_instance(tx: &Tx<'_>, turn: &EncodedTurn, before: &Before) -> Result<(), StoreError> {
+    let key = turn.token.instance_key;
+    let metadata = &turn.metadata;
+    let pinned = metadata.pinned_duroxide_version.as_ref().map(pack_version);
+    if let (Some(name), Some(version)) = (&metadata.orchestration_name, &metadata.orchestration_version) {
+        // The parent is set with the first name and never changes.
+        let parent = metadata.parent_instance_id.as_ref().filter(|_| !before.named);
+        tx.execute(
+            "UPDATE sf_instance SET orchestration_name = ?2, orchestration_version = ?3,
+                 parent_instance_id = coalesce(?4, parent_instance_id) WHERE instance_key = ?1",
+            (key, name, version, parent),
+        )?;
+    }
+    if let Some(status) = &turn.custom_status {
+        tx.execute(
+            "UPDATE sf_instance SET custom_status = ?2, custom_status_version = custom_status_version + 1
+             WHERE instance_key = ?1",
+            (key, status),
+        )?;
+    }
+    let status = metadata.status.as_deref();
+    let (execution_id, status, replay) = match turn.execution_id.cmp(&before.execution_id) {
+        std::cmp::Ordering::Less => (before.execution_id, before.status.as_str(), before.replay_version),
+        std::cmp::Ordering::Greater => (turn.execution_id, status.unwrap_or("Running"), pinned),
+        std::cmp::Ordering::Equal => (
+            before.execution_id,
+            status.unwrap_or(&before.status),
+            pinned.or(before.replay_version),
+        ),
+    };
+    if (execution_id, status, replay) == (before.execution_id, before.status.as_str(), before.replay_version) {
+        // Most turns: no index is touched.
+        tx.execute(
+            "UPDATE sf_instance SET updated_at_ms = ?2 WHERE instance_key = ?1",
+            (key, tx.wall_ms),
+        )?;
+    } else {
+        tx.execute(
+            "UPDATE sf_instance SET execution_id = ?2, status = ?3, replay_version = ?4, updated_at_ms = ?5
+             WHERE instance_key = ?1",
+            (key, execution_id, status, replay, tx.wall_ms),
+        )?;
+    }
+    Ok(())
+}
+
+fn update_execution(tx: &Tx<'_>, turn: &EncodedTurn) -> Result<(), StoreError> {
+    let metadata = &turn.metadata;
+    let pinned = metadata.pinned_duroxide_version.as_ref().map(pack_version);
+    let ended_at = metadata.status.as_ref().map(|_| tx.wall_ms);
+    let made = tx.execute(
+        "INSERT INTO sf_execution (instance_key, execution_id, status, output, replay_version, started_at_ms,
+                                   completed_at_ms)
+         VALUES (?1, ?2, coalesce(?3, 'Running'), ?4, ?5, ?6, ?7) ON CONFLICT DO NOTHING",
+        (
+            turn.token.instance_key,
+            turn.execution_id,
+            &metadata.status,
+            &metadata.output,
+            pinned,
+            tx.wall_ms,
+            ended_at,
+        ),
+    )?;
+    if made == 0 && (metadata.status.is_some() || pinned.is_some()) {
+        tx.execute(
+            "UPDATE sf_execution SET status = coalesce(?3, status),
+                 output = CASE WHEN ?3 IS NULL THEN output ELSE ?4 END,
+                 completed_at_ms = CASE WHEN ?3 IS NULL THEN completed_at_ms ELSE ?6 END,
+                 replay_version = coalesce(?5, replay_version)
+             WHERE instance_key = ?1 AND execution_id = ?2",
+            (
+                turn.token.instance_key,
+                turn.execution_id,
+                &metadata.status,
+                &metadata.output,
+                pinned,
+                ended_at,
+            ),
+        )?;
+    }
+    Ok(())
+}
+
+/// Key-value changes, and the merge when an execution ends.
+fn update_kv(tx: &Tx<'_>, turn: &EncodedTurn) -> Result<(), StoreError> {
+    let key = turn.token.instance_key;
+    if turn.kv_clear {
+        tx.execute(
+            "UPDATE sf_kv SET changed = 1, delta_value = NULL, delta_at_ms = ?2 WHERE instance_key = ?1",
+            (key, tx.wall_ms),
+        )?;
+    }
+    for change in &turn.kv {
+        tx.execute(
+            "INSERT INTO sf_kv (instance_key, key, changed, delta_value, delta_at_ms) VALUES (?1, ?2, 1, ?3, ?4)
+             ON CONFLICT (instance_key, key) DO UPDATE
+                SET changed = 1, delta_value = excluded.delta_value, delta_at_ms = excluded.delta_at_ms",
+            (key, &change.key, &change.value, change.at_ms.unwrap_or(tx.wall_ms)),
+        )?;
+    }
+    if matches!(
+        turn.metadata.status.as_deref(),
+        Some("Completed" | "Failed" | "ContinuedAsNew")
+    ) {
+        tx.execute(
+            "DELETE FROM sf_kv WHERE instance_key = ?1 AND changed AND delta_value IS NULL",
+            [key],
+        )?;
+        tx.execute(
+            "UPDATE sf_kv SET changed = 0, base_value = delta_value, base_at_ms = delta_at_ms, delta_value = NULL,
+                 delta_at_ms = NULL WHERE instance_key = ?1 AND changed",
+            [key],
+        )?;
+    }
+    Ok(())
+}
+
+fn cancel(
+    tx: &Tx<'_>,
+    before: &Before,
+    key: i64,
+    instance: &str,
+    execution_id: i64,
+    activity_id: i64,
+) -> Result<(), StoreError> {
+    let of = if instance == before.instance {
+        Some(key)
+    } else {
+        tx.one(
+            "SELECT instance_key FROM sf_instance WHERE instance_id = ?1",
+            [instance],
+            |row| row.get(0),
+        )?
+    };
+    if let Some(of) = of {
+        tx.execute(
+            "DELETE FROM sf_work WHERE instance_key = ?1 AND activity_id = ?2 AND execution_id = ?3",
+            (of, activity_id, execution_id),
+        )?;
+    }
+    Ok(())
+}

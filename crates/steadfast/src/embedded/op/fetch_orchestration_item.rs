@@ -1,0 +1,138 @@
+//! Hands claimed instances to their dispatchers: decodes what the writer took, on the caller's own time.
+//!
+//! Invariants: a history that cannot be decoded travels as `history_error`; a message that cannot be decoded goes to the
+//! quarantine and stops nobody.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use duroxide::providers::{KvEntry, OrchestrationItem, WorkItem};
+use duroxide::{Event, EventKind};
+
+use super::quarantine::QuarantinedMessages;
+use crate::embedded::claim::RawTurn;
+use crate::embedded::error::StoreError;
+use crate::embedded::store::Store;
+use crate::item::decode_history;
+use crate::token::TurnToken;
+
+/// A claimed instance.
+pub(crate) struct ClaimedTurn {
+    pub(crate) item: OrchestrationItem,
+    pub(crate) token: TurnToken,
+    pub(crate) attempt_count: u32,
+}
+
+/// Decodes a claim; `None` when nothing of it can be handed over.
+pub(crate) async fn decode(store: &Store, mut raw: RawTurn) -> Result<Option<ClaimedTurn>, StoreError> {
+    let messages = decode_messages(store, &raw).await?;
+    if messages.is_empty() {
+        return Ok(None);
+    }
+    let history = history(store, &mut raw);
+    let events: &[Event] = history.as_deref().unwrap_or_default();
+    let (name, version) = match raw.name {
+        Some(name) => (name, raw.version),
+        None => name_from(events, &messages),
+    };
+    let (history, history_error, kv_snapshot) = match history {
+        Ok(events) => (events, None, kv_snapshot(raw.kv)),
+        Err(error) => (Vec::new(), Some(error), HashMap::new()),
+    };
+    Ok(Some(ClaimedTurn {
+        item: OrchestrationItem {
+            instance: raw.instance,
+            orchestration_name: name,
+            execution_id: raw.execution_id.unsigned_abs(),
+            version: version.unwrap_or_else(|| "unknown".to_owned()),
+            history,
+            messages,
+            history_error,
+            kv_snapshot,
+        },
+        token: raw.token,
+        attempt_count: raw.attempt_count,
+    }))
+}
+
+fn kv_snapshot(kv: Vec<(String, String, Option<i64>)>) -> HashMap<String, KvEntry> {
+    let entry = |(key, value, at_ms): (String, String, Option<i64>)| {
+        let last_updated_at_ms = at_ms.unwrap_or(0).max(0).unsigned_abs();
+        (
+            key,
+            KvEntry {
+                value,
+                last_updated_at_ms,
+            },
+        )
+    };
+    kv.into_iter().map(entry).collect()
+}
+
+/// An instance without a name yet is named by its first event or by the message that starts it.
+fn name_from(events: &[Event], messages: &[WorkItem]) -> (String, Option<String>) {
+    let started = events.iter().find_map(|e| match &e.kind {
+        EventKind::OrchestrationStarted { name, version, .. } => Some((name.clone(), Some(version.clone()))),
+        _ => None,
+    });
+    let start = || {
+        messages.iter().find_map(|m| match m {
+            WorkItem::StartOrchestration {
+                orchestration, version, ..
+            }
+            | WorkItem::ContinueAsNew {
+                orchestration, version, ..
+            } => Some((orchestration.clone(), version.clone())),
+            _ => None,
+        })
+    };
+    started.or_else(start).unwrap_or_default()
+}
+
+fn history(store: &Store, raw: &mut RawTurn) -> Result<Vec<Event>, String> {
+    let fresh = decode_history(&raw.events)?;
+    let bytes = raw.events.iter().map(Vec::len).sum();
+    let key = raw.token.instance_key;
+    match raw.cached.take() {
+        Some(cached) => {
+            let mut all = Arc::unwrap_or_clone(cached);
+            if !fresh.is_empty() {
+                store
+                    .cache()
+                    .extend_seen(key, raw.execution_id, raw.revision, &fresh, bytes);
+                all.extend(fresh);
+            }
+            Ok(all)
+        }
+        None => {
+            let shared = Arc::new(fresh.clone());
+            store
+                .cache()
+                .put_named(&raw.instance, key, raw.execution_id, raw.revision, shared, bytes);
+            Ok(fresh)
+        }
+    }
+}
+
+async fn decode_messages(store: &Store, raw: &RawTurn) -> Result<Vec<WorkItem>, StoreError> {
+    let mut messages = Vec::with_capacity(raw.messages.len());
+    let mut bad = Vec::new();
+    for (id, payload) in &raw.messages {
+        match serde_json::from_slice(payload) {
+            Ok(item) => messages.push(item),
+            Err(error) => bad.push((*id, error.to_string())),
+        }
+    }
+    if let Some((_, error)) = bad.first() {
+        tracing::error!(target: "steadfast", instance = %raw.instance, count = bad.len(), error,
+            "messages that cannot be decoded go to the quarantine");
+        metrics::counter!("steadfast_quarantined_total", "queue" => "orchestrator").increment(bad.len() as u64);
+        let quarantined = QuarantinedMessages {
+            token: raw.token,
+            instance: raw.instance.clone(),
+            messages: bad,
+        };
+        store.submit(quarantined).await?;
+    }
+    Ok(messages)
+}

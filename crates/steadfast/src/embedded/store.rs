@@ -1,0 +1,447 @@
+//! One provider's inside: what its callers, its writer and its readers share.
+//!
+//! Invariant: what was handed in is answered, whatever becomes of the caller; after the end everything is refused.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::builder::{OpenError, OpenErrorKind, Settings};
+use super::claim::RawTurn;
+use super::claim::work::RawWork;
+use super::clock::Reading;
+use super::connection::{Place, Witness, open_reader, open_writer};
+use super::error::StoreError;
+use super::op::Operation;
+use super::op::abandon_orchestration_item::AbandonedTurn;
+use super::op::abandon_work_item::AbandonedWork;
+use super::reader::Readers;
+use super::schema;
+use super::transaction::Tx;
+use super::waiting::Caller;
+use super::writer::Writer;
+use crate::batch::{Lane, Limits};
+use crate::group::{TurnGroup, WorkGroup};
+use crate::history_cache::HistoryCache;
+use crate::sessions::Sessions;
+
+/// Bounds of one transaction.
+const LIMITS: Limits = Limits {
+    max_calls: 256,
+    max_bytes: 16 << 20,
+    max_in_flight: 1,
+};
+
+/// A caller that waits for an instance.
+pub(crate) type TurnCaller = Caller<TurnGroup, (), RawTurn>;
+/// A caller that waits for an activity.
+pub(crate) type WorkCaller = Caller<WorkGroup, Vec<u8>, RawWork>;
+
+/// An operation that waits for the writer, with whoever waits for its answer.
+pub(crate) trait Job: Send {
+    /// Whether anybody wants it (asked before it is begun).
+    fn is_wanted(&self) -> bool;
+    /// Until when repeating it makes sense.
+    fn give_up(&self) -> Instant;
+    /// Does it, and keeps the answer. The error is trouble, not an answer.
+    fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError>;
+    /// Tells the answer.
+    fn answer(self: Box<Self>);
+    /// Tells that it came to nothing.
+    fn fail(self: Box<Self>, error: StoreError);
+}
+
+type Settled<O> = (O, Result<<O as Operation>::Answer, StoreError>);
+
+struct Call<O: Operation> {
+    operation: O,
+    outcome: Option<Result<O::Answer, StoreError>>,
+    /// `None`: nobody waits, and it is done all the same.
+    answer: Option<oneshot::Sender<Settled<O>>>,
+    give_up: Instant,
+}
+
+impl<O: Operation> Job for Call<O> {
+    fn is_wanted(&self) -> bool {
+        self.answer.as_ref().is_none_or(|a| !a.is_closed())
+    }
+
+    fn give_up(&self) -> Instant {
+        self.give_up
+    }
+
+    fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        match self.operation.apply(tx) {
+            Err(error) if !error.is_answer() => {
+                tracing::debug!(target: "steadfast", operation = O::NAME, %error, "an operation failed");
+                Err(error)
+            }
+            outcome => {
+                self.outcome = Some(outcome);
+                Ok(())
+            }
+        }
+    }
+
+    fn answer(mut self: Box<Self>) {
+        let outcome = self.outcome.take().unwrap_or(Err(StoreError::Closed));
+        self.tell(outcome);
+    }
+
+    fn fail(self: Box<Self>, error: StoreError) {
+        self.tell(Err(error));
+    }
+}
+
+impl<O: Operation> Call<O> {
+    fn tell(self, outcome: Result<O::Answer, StoreError>) {
+        if let Some(answer) = self.answer {
+            // Nobody there: the caller gave up; what was done is done.
+            let _ = answer.send((self.operation, outcome));
+        }
+    }
+}
+
+/// What the writer finds in its mailbox.
+pub(crate) struct Mail {
+    pub(crate) jobs: Vec<Box<dyn Job>>,
+    pub(crate) turns: Vec<TurnCaller>,
+    pub(crate) work: Vec<WorkCaller>,
+    pub(crate) stopping: bool,
+}
+
+struct Post {
+    jobs: Lane<Box<dyn Job>>,
+    turns: Vec<TurnCaller>,
+    work: Vec<WorkCaller>,
+    under_way: bool,
+    stopping: bool,
+    ended: bool,
+}
+
+/// Where callers leave what the writer is to do.
+pub(crate) struct Mailbox {
+    post: Mutex<Post>,
+    bell: Condvar,
+}
+
+impl Mailbox {
+    fn new() -> Self {
+        Self {
+            post: Mutex::new(Post {
+                jobs: Lane::new(LIMITS),
+                turns: Vec::new(),
+                work: Vec::new(),
+                under_way: false,
+                stopping: false,
+                ended: false,
+            }),
+            bell: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Post> {
+        self.post.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, put: impl FnOnce(&mut Post)) -> Result<(), StoreError> {
+        let mut post = self.lock();
+        if post.ended {
+            return Err(StoreError::Closed);
+        }
+        put(&mut post);
+        drop(post);
+        self.bell.notify_one();
+        Ok(())
+    }
+
+    /// The writer's side: waits for something to do, at most until `until`, and not at all unless `patient`.
+    pub(crate) fn wait(&self, until: Option<Instant>, patient: bool) -> Mail {
+        let mut post = self.lock();
+        if std::mem::take(&mut post.under_way) {
+            post.jobs.finished();
+        }
+        loop {
+            let jobs = post.jobs.next_batch(|job| job.is_wanted()).unwrap_or_default();
+            post.under_way = !jobs.is_empty();
+            let now = Instant::now();
+            let due = until.is_some_and(|at| at <= now);
+            let asked = !post.turns.is_empty() || !post.work.is_empty();
+            if !jobs.is_empty() || asked || post.stopping || due || !patient {
+                return Mail {
+                    jobs,
+                    turns: std::mem::take(&mut post.turns),
+                    work: std::mem::take(&mut post.work),
+                    stopping: post.stopping,
+                };
+            }
+            post = match until {
+                None => self.bell.wait(post).unwrap_or_else(PoisonError::into_inner),
+                Some(at) => {
+                    let waited = self.bell.wait_timeout(post, at.saturating_duration_since(now));
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// The writer has gone: nothing more is taken, and what is left is dropped, which its callers hear.
+    pub(crate) fn end(&self) {
+        let mut post = self.lock();
+        post.ended = true;
+        post.jobs = Lane::new(LIMITS);
+        post.turns.clear();
+        post.work.clear();
+    }
+}
+
+/// Everything behind a provider.
+pub(crate) struct Store {
+    pub(crate) mailbox: Mailbox,
+    pub(crate) settings: Settings,
+    pub(crate) sessions: Sessions,
+    place: Place,
+    /// The store's time less the uptime.
+    offset_ms: i64,
+    cache: Mutex<HistoryCache>,
+    readers: Option<Arc<Readers>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    waiting: (AtomicUsize, AtomicUsize),
+    /// Why the last transaction failed, for those whose time runs out meanwhile.
+    trouble: Mutex<Option<StoreError>>,
+}
+
+impl Store {
+    /// Opens the file, and starts the threads.
+    pub(crate) fn open(place: Place, settings: Settings) -> Result<Arc<Self>, OpenError> {
+        let mut connection = open_writer(&place, settings.durability)?;
+        let clock = schema::prepare(&mut connection, Reading::take(&settings.faults))?;
+        let (witness, reading) = match &place {
+            Place::File(path) => (Some(Witness::new(path)?), open_readers(path, settings.readers)?),
+            Place::Memory => (None, Vec::new()),
+        };
+        let readers = (!reading.is_empty()).then(Arc::<Readers>::default);
+        let store = Arc::new(Self {
+            mailbox: Mailbox::new(),
+            sessions: Sessions::default(),
+            cache: Mutex::new(HistoryCache::looked_into(settings.history_cache_bytes)),
+            readers: readers.clone(),
+            threads: Mutex::new(Vec::new()),
+            waiting: (AtomicUsize::new(0), AtomicUsize::new(0)),
+            trouble: Mutex::new(None),
+            place,
+            offset_ms: clock.offset_ms,
+            settings,
+        });
+        let mut threads = Vec::new();
+        let writer = Writer::new(Arc::clone(&store), connection, clock, witness);
+        threads.push(thread("steadfast-writer", move || writer.run())?);
+        let count = reading.len();
+        for connection in reading {
+            if let Some(readers) = readers.clone() {
+                threads.push(thread("steadfast-reader", move || readers.serve(connection, count))?);
+            }
+        }
+        *store.threads() = threads;
+        Ok(store)
+    }
+
+    /// The store's time.
+    pub(crate) fn now(&self) -> i64 {
+        self.offset_ms
+            .saturating_add(Reading::take(&self.settings.faults).uptime_ms)
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    pub(crate) fn cache(&self) -> MutexGuard<'_, HistoryCache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands an operation to the writer and waits for its answer. Dropping the future before the operation was begun
+    /// cancels it; afterwards it takes its course.
+    pub(crate) async fn submit<O: Operation>(&self, operation: O) -> Result<O::Answer, StoreError> {
+        self.settle(operation).await.1
+    }
+
+    /// As [`Self::submit`]; the operation comes back with its answer, unless the provider is closed.
+    pub(crate) async fn settle<O: Operation>(&self, operation: O) -> (Option<O>, Result<O::Answer, StoreError>) {
+        let (answer, answered) = oneshot::channel();
+        if let Err(error) = self.post(operation, Some(answer)) {
+            return (None, Err(error));
+        }
+        match answered.await {
+            Ok((operation, outcome)) => (Some(operation), outcome),
+            Err(_) => (None, Err(StoreError::Closed)),
+        }
+    }
+
+    fn post<O: Operation>(&self, operation: O, answer: Option<oneshot::Sender<Settled<O>>>) -> Result<(), StoreError> {
+        const LONGEST: Duration = Duration::from_secs(86_400);
+        let patience = operation.lease().unwrap_or(self.settings.retry_timeout);
+        let bytes = operation.bytes();
+        let call = Call {
+            operation,
+            outcome: None,
+            answer,
+            give_up: Instant::now() + patience.min(LONGEST),
+        };
+        self.mailbox.put(|post| post.jobs.push(Box::new(call), bytes))
+    }
+
+    /// Gives back an instance that nobody took.
+    pub(crate) fn give_back_turn(&self, turn: AbandonedTurn) {
+        metrics::counter!("steadfast_given_back_total", "queue" => "orchestrator").increment(1);
+        if let Err(error) = self.post(turn, None) {
+            tracing::debug!(target: "steadfast", %error, "could not give an instance back; its lease will end");
+        }
+    }
+
+    /// Gives back an activity that nobody took.
+    pub(crate) fn give_back_work(&self, work: AbandonedWork) {
+        metrics::counter!("steadfast_given_back_total", "queue" => "worker").increment(1);
+        if let Err(error) = self.post(work, None) {
+            tracing::debug!(target: "steadfast", %error, "could not give an activity back; its lease will end");
+        }
+    }
+
+    /// A caller that wants an instance.
+    pub(crate) fn want_turn(&self, caller: TurnCaller) -> Result<(), StoreError> {
+        self.mailbox.put(|post| post.turns.push(caller))
+    }
+
+    /// A caller that wants an activity.
+    pub(crate) fn want_work(&self, caller: WorkCaller) -> Result<(), StoreError> {
+        self.mailbox.put(|post| post.work.push(caller))
+    }
+
+    /// Asks the file something. Trouble that passes is waited for.
+    pub(crate) async fn ask<T, F>(&self, question: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Fn(&Connection) -> Result<T, StoreError> + Clone + Send + 'static,
+    {
+        let give_up = Instant::now() + self.settings.retry_timeout;
+        let mut pause = Duration::from_millis(5);
+        loop {
+            let answer = match &self.readers {
+                Some(readers) => ask_once(readers, question.clone()).await,
+                None => self.submit(OnWriter(question.clone())).await,
+            };
+            match answer {
+                Err(error) if error.is_retryable() && Instant::now() + pause < give_up => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(Duration::from_millis(500));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// How long a fetch waits: not at all in short-poll mode.
+    pub(crate) fn patience(&self, poll_timeout: Duration) -> Option<Duration> {
+        (self.settings.long_poll.enabled && !poll_timeout.is_zero()).then_some(poll_timeout)
+    }
+
+    pub(crate) fn note_waiting(&self, turns: usize, work: usize) {
+        self.waiting.0.store(turns, Ordering::Relaxed);
+        self.waiting.1.store(work, Ordering::Relaxed);
+    }
+
+    /// Callers that wait, for instances and for activities.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        (
+            self.waiting.0.load(Ordering::Relaxed),
+            self.waiting.1.load(Ordering::Relaxed),
+        )
+    }
+
+    pub(crate) fn note_trouble(&self, trouble: Option<StoreError>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// What keeps the writer from working at the moment.
+    pub(crate) fn trouble(&self) -> Option<StoreError> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends waiting; what was handed in is still done.
+    pub(crate) fn begin_close(&self) {
+        self.mailbox.lock().stopping = true;
+        self.mailbox.bell.notify_one();
+        if let Some(readers) = &self.readers {
+            readers.close();
+        }
+    }
+
+    /// Ends everything.
+    pub(crate) async fn close(&self) {
+        self.begin_close();
+        let threads = std::mem::take(&mut *self.threads());
+        let joined = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                if thread.join().is_err() {
+                    tracing::error!(target: "steadfast", "a thread of the embedded engine panicked");
+                }
+            }
+        });
+        if let Err(error) = joined.await {
+            tracing::error!(target: "steadfast", %error, "could not wait for the engine's threads");
+        }
+    }
+}
+
+async fn ask_once<T, F>(readers: &Readers, question: F) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: Fn(&Connection) -> Result<T, StoreError> + Send + 'static,
+{
+    let (answer, answered) = oneshot::channel();
+    let asked = readers.ask(Box::new(move |connection| {
+        if !answer.is_closed() {
+            let _ = answer.send(question(connection));
+        }
+    }));
+    if !asked {
+        return Err(StoreError::Closed);
+    }
+    answered.await.unwrap_or(Err(StoreError::Closed))
+}
+
+/// A question where there are no readers: a store in memory has one connection.
+struct OnWriter<F>(F);
+
+impl<T, F> Operation for OnWriter<F>
+where
+    T: Send + 'static,
+    F: Fn(&Connection) -> Result<T, StoreError> + Send + 'static,
+{
+    const NAME: &'static str = "read";
+    type Answer = T;
+
+    fn apply(&self, tx: &mut Tx<'_>) -> Result<T, StoreError> {
+        (self.0)(tx.connection())
+    }
+}
+
+fn open_readers(path: &Path, count: usize) -> Result<Vec<Connection>, OpenError> {
+    (0..count).map(|_| open_reader(path)).collect()
+}
+
+fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(|e| OpenError::new(OpenErrorKind::Database, format!("cannot start a thread: {e}")))
+}
