@@ -5,15 +5,28 @@
 //! Invariant: figures come from the server's own counters, never from ours; each run has a schema of its own.
 #![allow(clippy::print_stdout, reason = "the figures are this program's output")]
 
+mod chart;
+mod compare;
+mod contender;
 mod counters;
+mod report;
+mod server;
+mod suite;
 mod workload;
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use comfy_table::{Table, presets};
+use duroxide::providers::Provider;
+use steadfast::embedded::EmbeddedProvider;
+use steadfast::postgres::PostgresProvider;
+use steadfast_bench::memory::MemoryProvider;
 
+use contender::Kind;
 use counters::Counters;
 use workload::{Slots, Workload};
 
@@ -21,8 +34,8 @@ use workload::{Slots, Workload};
 #[command(about = "Measures what Steadfast costs on a real PostgreSQL")]
 struct Cli {
     /// Server to measure on; its pg_stat_statements is reset.
-    #[arg(long, env = "DATABASE_URL")]
-    database_url: String,
+    #[arg(long, env = "DATABASE_URL", global = true)]
+    database_url: Option<String>,
     #[command(subcommand)]
     command: Command,
 }
@@ -47,7 +60,33 @@ enum Command {
         #[arg(long, default_value_t = 30)]
         seconds: u64,
     },
+    /// All providers side by side: throughput, latency and costs.
+    Compare(compare::Options),
+    /// Draws throughput by slots from a results file.
+    Chart {
+        /// File that `compare` has written.
+        #[arg(long, default_value = RESULTS)]
+        results: PathBuf,
+        /// SVG file to write.
+        #[arg(long, default_value = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/throughput.svg"))]
+        to: PathBuf,
+    },
+    /// Prints the last results as Markdown.
+    Report {
+        /// File that `compare` has written.
+        #[arg(long, default_value = RESULTS)]
+        results: PathBuf,
+    },
+    /// A measured process: `compare` starts it and speaks with it by lines.
+    #[command(hide = true)]
+    Child {
+        #[arg(long)]
+        provider: Kind,
+    },
 }
+
+/// Where results are kept.
+const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/results/results.jsonl");
 
 #[tokio::main]
 async fn main() -> Result<()> {
@@ -56,10 +95,70 @@ async fn main() -> Result<()> {
         .with_writer(std::io::stderr)
         .init();
     let cli = Cli::parse();
+    let url = || {
+        cli.database_url
+            .as_deref()
+            .context("a server is needed: --database-url, or cargo xtask postgres -- …")
+    };
     match cli.command {
-        Command::Costs { orchestrations, slots } => costs(&cli.database_url, orchestrations, slots).await,
-        Command::Idle { slots, seconds } => idle(&cli.database_url, slots, Duration::from_secs(seconds)).await,
+        Command::Costs { orchestrations, slots } => costs(url()?, orchestrations, slots).await,
+        Command::Idle { slots, seconds } => idle(url()?, slots, Duration::from_secs(seconds)).await,
+        Command::Compare(ref options) => {
+            let results = compare::compare(url()?, options).await?;
+            print(&results, false);
+            Ok(())
+        }
+        Command::Chart { ref results, ref to } => chart::draw(&chart::read(results)?, to),
+        Command::Report { ref results } => {
+            print(&last_of_each(chart::read(results)?), true);
+            Ok(())
+        }
+        Command::Child { provider } => child(provider).await,
     }
+}
+
+fn print(results: &[(suite::Row, Vec<compare::Line>)], markdown: bool) {
+    if let Some(line) = results.iter().find_map(|(_, lines)| lines.first()) {
+        println!(
+            "{}; PostgreSQL {} ({}); commit {}, {}",
+            line.machine,
+            line.server.version,
+            line.server.settings.join(", "),
+            line.commit,
+            line.date
+        );
+    }
+    println!("\n{}\n", report::table(results, markdown));
+    for verdict in report::verdicts(results) {
+        println!("{}{verdict}", if markdown { "- " } else { "" });
+    }
+}
+
+/// The last line of every scenario and provider, in the order of the suite.
+fn last_of_each(lines: Vec<compare::Line>) -> Vec<(suite::Row, Vec<compare::Line>)> {
+    let pick = |row: suite::Row| {
+        let of = |kind: &Kind| {
+            let same = |l: &&compare::Line| l.scenario == row.name && l.provider == *kind;
+            lines.iter().rev().find(same).cloned()
+        };
+        let found: Vec<compare::Line> = row.contenders.iter().filter_map(of).collect();
+        (!found.is_empty()).then_some((row, found))
+    };
+    suite::rows().into_iter().filter_map(pick).collect()
+}
+
+/// Serves one store of ours, by lines.
+async fn child(kind: Kind) -> Result<()> {
+    steadfast_bench::child::serve(move |store, schema| async move {
+        let provider: Arc<dyn Provider> = match kind {
+            Kind::Steadfast => Arc::new(PostgresProvider::builder(&store).schema(schema).connect().await?),
+            Kind::Embedded => Arc::new(EmbeddedProvider::open(&store).await?),
+            Kind::Memory => Arc::new(MemoryProvider::default()),
+            peer => bail!("{} lives in the workspace peers", peer.name()),
+        };
+        Ok(provider)
+    })
+    .await
 }
 
 /// The same workload in two sizes.

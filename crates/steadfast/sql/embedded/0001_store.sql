@@ -77,15 +77,15 @@ END;
 -- Messages for orchestrations. claim: that of the turn they were handed out with; NULL: not handed out since their
 -- instance was last released.
 CREATE TABLE sf_message (
-    message_id    INTEGER PRIMARY KEY,
     instance_key  INTEGER NOT NULL,
     visible_at    INTEGER NOT NULL,
+    message_id    INTEGER NOT NULL,
     attempt_count INTEGER NOT NULL DEFAULT 0,
     claim         INTEGER,
     kind          INTEGER NOT NULL,
-    payload       BLOB NOT NULL
-) STRICT;
-CREATE INDEX sf_message_instance ON sf_message (instance_key, visible_at, message_id);
+    payload       BLOB NOT NULL,
+    PRIMARY KEY (instance_key, visible_at, message_id)
+) STRICT, WITHOUT ROWID;
 -- Starts are few, and asked for by instance.
 CREATE INDEX sf_message_start ON sf_message (instance_key, visible_at, message_id) WHERE kind IN (1, 2);
 
@@ -99,14 +99,16 @@ CREATE TABLE sf_turn (
     available_at INTEGER NOT NULL,
     claim        INTEGER,
     leased_at    INTEGER,
-    lease_ms     INTEGER
+    lease_ms     INTEGER,
+    -- Due time of the last message of the claim: none of its messages lies beyond.
+    upto_at      INTEGER
 ) STRICT;
 CREATE INDEX sf_turn_due ON sf_turn (lane, available_at);
 
 -- Activities. available_at: due since, delayed until, or leased until. claim NULL: not leased.
 CREATE TABLE sf_work (
-    work_id       INTEGER PRIMARY KEY,
     instance_key  INTEGER NOT NULL,
+    work_id       INTEGER NOT NULL,
     execution_id  INTEGER NOT NULL,
     activity_id   INTEGER NOT NULL,
     tag           BLOB NOT NULL,
@@ -116,11 +118,11 @@ CREATE TABLE sf_work (
     leased_at     INTEGER,
     lease_ms      INTEGER,
     attempt_count INTEGER NOT NULL DEFAULT 0,
-    payload       BLOB NOT NULL
-) STRICT;
-CREATE INDEX sf_work_due ON sf_work (tag, available_at) WHERE session_key IS NULL;
-CREATE INDEX sf_work_session_due ON sf_work (session_key, tag, available_at) WHERE session_key IS NOT NULL;
-CREATE INDEX sf_work_instance ON sf_work (instance_key, activity_id);
+    payload       BLOB NOT NULL,
+    PRIMARY KEY (instance_key, work_id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX sf_work_due ON sf_work (tag, available_at, work_id) WHERE session_key IS NULL;
+CREATE INDEX sf_work_session_due ON sf_work (session_key, tag, available_at, work_id) WHERE session_key IS NOT NULL;
 
 -- A session exists from its first activity on; owner NULL: never taken.
 CREATE TABLE sf_session (

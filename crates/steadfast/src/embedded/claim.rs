@@ -11,13 +11,14 @@ use std::time::Duration;
 use duroxide::Event;
 
 use super::error::StoreError;
-use super::op::schedule::{MAX_MESSAGES, UNSEEN, UNSTARTED, place};
+use super::op::schedule::{UNSEEN, UNSTARTED, place};
 use super::transaction::Tx;
 use crate::group::TurnGroup;
 use crate::history_cache::HistoryCache;
 use crate::token::TurnToken;
 
-/// Most bytes that one turn is handed; the rest waits for the next.
+/// Most messages and bytes that one turn is handed; the rest waits for the next.
+const MAX_MESSAGES: usize = 1000;
 const MAX_BYTES: usize = 4 << 20;
 /// So many instances are examined at a time for messages that nobody will ever take.
 const PAGE: i64 = 64;
@@ -187,51 +188,27 @@ fn take(
     claim: i64,
     key: i64,
 ) -> Result<Option<RawTurn>, StoreError> {
-    let header = tx.one(
-        "SELECT instance_id, orchestration_name, orchestration_version, execution_id, history_revision
-         FROM sf_instance WHERE instance_key = ?1",
-        [key],
-        |row| {
-            Ok((
-                row.get::<_, String>(0)?,
-                row.get::<_, Option<String>>(1)?,
-                row.get::<_, Option<String>>(2)?,
-                row.get::<_, i64>(3)?,
-                row.get::<_, i64>(4)?,
-            ))
-        },
-    )?;
-    let Some((instance, name, version, execution_id, revision)) = header else {
+    let Some(header) = header(tx, key)? else {
         // Nobody removes an instance without its scheduling row, but a hand with a tool might.
         tx.execute("DELETE FROM sf_turn WHERE instance_key = ?1", [key])?;
         tx.execute("DELETE FROM sf_message WHERE instance_key = ?1", [key])?;
         return Ok(None);
     };
-    let messages = messages(tx, key, name.is_none())?;
-    if messages.is_empty() {
+    let page = messages(tx, key, header.name.is_none())?;
+    let Some(upto_at) = page.messages.iter().map(|m| m.visible_at).max() else {
         place(tx, key)?;
         return Ok(None);
-    }
-    let mut attempts = 0;
-    for message in &messages {
-        let attempt: Option<i64> = tx.one(
-            "UPDATE sf_message SET claim = ?2, attempt_count = attempt_count + 1 WHERE message_id = ?1
-             RETURNING attempt_count",
-            (message.0, claim),
-            |row| row.get(0),
-        )?;
-        attempts = attempts.max(attempt.unwrap_or(0));
-    }
+    };
+    mark(tx, key, claim, &page, upto_at)?;
     tx.execute(
-        "UPDATE sf_turn SET claim = ?2, available_at = ?3, leased_at = ?4, lease_ms = ?5 WHERE instance_key = ?1",
-        (key, claim, until(tx, group.lease_ms), tx.now, group.lease_ms),
+        "UPDATE sf_turn SET claim = ?2, available_at = ?3, leased_at = ?4, lease_ms = ?5, upto_at = ?6
+         WHERE instance_key = ?1",
+        (key, claim, until(tx, group.lease_ms), tx.now, group.lease_ms, upto_at),
     )?;
-    let (cached, events) = history(tx, cache, key, execution_id, revision)?;
-    let kv = tx.all(
-        "SELECT key, base_value, base_at_ms FROM sf_kv WHERE instance_key = ?1 AND base_value IS NOT NULL",
-        [key],
-        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
-    )?;
+    let (cached, events) = history(tx, cache, key, &header)?;
+    let kv = if header.has_kv { kv(tx, key)? } else { Vec::new() };
+    let attempts = page.messages.iter().map(|m| m.attempts + 1).max().unwrap_or(1);
+    let messages: Vec<(i64, Vec<u8>)> = page.messages.into_iter().map(|m| (m.id, m.payload)).collect();
     Ok(Some(RawTurn {
         token: TurnToken {
             instance_key: key,
@@ -239,11 +216,11 @@ fn take(
             upto: messages.last().map_or(0, |m| m.0),
             lease: Duration::from_millis(group.lease_ms.unsigned_abs()),
         },
-        instance,
-        name,
-        version,
-        execution_id,
-        revision,
+        instance: header.instance,
+        name: header.name,
+        version: header.version,
+        execution_id: header.execution_id,
+        revision: header.revision,
         attempt_count: u32::try_from(attempts).unwrap_or(u32::MAX),
         messages,
         cached,
@@ -252,61 +229,134 @@ fn take(
     }))
 }
 
+/// What the file says of the instance itself.
+struct Header {
+    instance: String,
+    name: Option<String>,
+    version: Option<String>,
+    execution_id: i64,
+    revision: i64,
+    last_event_id: i64,
+    has_kv: bool,
+}
+
+fn header(tx: &Tx<'_>, key: i64) -> Result<Option<Header>, StoreError> {
+    tx.one(
+        "SELECT instance_id, orchestration_name, orchestration_version, execution_id, history_revision,
+                (SELECT max(event_id) FROM sf_event e
+                 WHERE e.instance_key = i.instance_key AND e.execution_id = i.execution_id),
+                EXISTS (SELECT 1 FROM sf_kv v WHERE v.instance_key = i.instance_key)
+         FROM sf_instance i WHERE instance_key = ?1",
+        [key],
+        |row| {
+            Ok(Header {
+                instance: row.get(0)?,
+                name: row.get(1)?,
+                version: row.get(2)?,
+                execution_id: row.get(3)?,
+                revision: row.get(4)?,
+                last_event_id: row.get::<_, Option<i64>>(5)?.unwrap_or(0),
+                has_kv: row.get(6)?,
+            })
+        },
+    )
+}
+
+fn kv(tx: &Tx<'_>, key: i64) -> Result<Vec<(String, String, Option<i64>)>, StoreError> {
+    tx.all(
+        "SELECT key, base_value, base_at_ms FROM sf_kv WHERE instance_key = ?1 AND base_value IS NOT NULL",
+        [key],
+        |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+    )
+}
+
+struct Claimable {
+    id: i64,
+    visible_at: i64,
+    attempts: i64,
+    payload: Vec<u8>,
+}
+
+struct Page {
+    messages: Vec<Claimable>,
+    /// More are due than are taken.
+    cut: bool,
+}
+
 /// The due messages of an instance, within bounds, in order of arrival. A start comes along whatever waits before it:
 /// without it the rest means nothing.
-fn messages(tx: &Tx<'_>, key: i64, unnamed: bool) -> Result<Vec<(i64, Vec<u8>)>, StoreError> {
-    let mut found: Vec<(i64, Vec<u8>)> = Vec::new();
-    let mut bytes = 0;
+fn messages(tx: &Tx<'_>, key: i64, unnamed: bool) -> Result<Page, StoreError> {
+    let read = |row: &rusqlite::Row<'_>| {
+        Ok(Claimable {
+            id: row.get(0)?,
+            visible_at: row.get(1)?,
+            attempts: row.get(2)?,
+            payload: row.get(3)?,
+        })
+    };
+    let mut messages: Vec<Claimable> = Vec::new();
+    let (mut bytes, mut cut) = (0, false);
     let mut statement = tx.statement(
-        "SELECT message_id, payload FROM sf_message WHERE instance_key = ?1 AND visible_at <= ?2
-         ORDER BY visible_at, message_id LIMIT ?3",
+        "SELECT message_id, visible_at, attempt_count, payload FROM sf_message
+         WHERE instance_key = ?1 AND visible_at <= ?2 ORDER BY visible_at, message_id",
     )?;
-    let mut rows = statement.query((key, tx.now, MAX_MESSAGES))?;
+    let mut rows = statement.query((key, tx.now))?;
     while let Some(row) = rows.next()? {
-        let payload: Vec<u8> = row.get(1)?;
-        bytes += payload.len();
-        found.push((row.get(0)?, payload));
-        if bytes >= MAX_BYTES {
+        if messages.len() == MAX_MESSAGES || bytes >= MAX_BYTES {
+            cut = true;
             break;
         }
+        let message = read(row)?;
+        bytes += message.payload.len();
+        messages.push(message);
     }
-    if unnamed {
-        let starts: Vec<(i64, Vec<u8>)> = tx.all(
-            "SELECT message_id, payload FROM sf_message
+    drop(rows);
+    if cut && unnamed {
+        let starts = tx.all(
+            "SELECT message_id, visible_at, attempt_count, payload FROM sf_message
              WHERE instance_key = ?1 AND kind IN (1, 2) AND visible_at <= ?2",
             (key, tx.now),
-            |row| Ok((row.get(0)?, row.get(1)?)),
+            read,
         )?;
         for start in starts {
-            if !found.iter().any(|m| m.0 == start.0) {
-                found.push(start);
+            if !messages.iter().any(|m| m.id == start.id) {
+                messages.push(start);
             }
         }
     }
-    found.sort_unstable_by_key(|m| m.0);
-    Ok(found)
+    messages.sort_unstable_by_key(|m| m.id);
+    Ok(Page { messages, cut })
+}
+
+/// Marks the messages as the claim's, and counts the attempt.
+fn mark(tx: &Tx<'_>, key: i64, claim: i64, page: &Page, upto_at: i64) -> Result<(), StoreError> {
+    if !page.cut {
+        tx.execute(
+            "UPDATE sf_message SET claim = ?2, attempt_count = attempt_count + 1
+             WHERE instance_key = ?1 AND visible_at <= ?3",
+            (key, claim, upto_at),
+        )?;
+        return Ok(());
+    }
+    for message in &page.messages {
+        tx.execute(
+            "UPDATE sf_message SET claim = ?2, attempt_count = attempt_count + 1
+             WHERE instance_key = ?1 AND visible_at = ?3 AND message_id = ?4",
+            (key, claim, message.visible_at, message.id),
+        )?;
+    }
+    Ok(())
 }
 
 /// What the cache has of a history, and what follows it in the file.
 type History = (Option<Arc<Vec<Event>>>, Vec<Vec<u8>>);
 
 /// The history of an execution: as far as the cache has it, from there; the rest from the file.
-pub(crate) fn history(
-    tx: &Tx<'_>,
-    cache: &mut HistoryCache,
-    key: i64,
-    execution_id: i64,
-    revision: i64,
-) -> Result<History, StoreError> {
-    let last: Option<Option<i64>> = tx.one(
-        "SELECT max(event_id) FROM sf_event WHERE instance_key = ?1 AND execution_id = ?2",
-        (key, execution_id),
-        |row| row.get(0),
-    )?;
-    let last = last.flatten().unwrap_or(0);
-    let entry = cache
-        .get(key)
-        .filter(|c| c.execution_id == execution_id && c.revision == revision && c.last_event_id() <= last);
+fn history(tx: &Tx<'_>, cache: &mut HistoryCache, key: i64, header: &Header) -> Result<History, StoreError> {
+    let last = header.last_event_id;
+    let entry = cache.get(key).filter(|c| {
+        (c.execution_id, c.revision) == (header.execution_id, header.revision) && c.last_event_id() <= last
+    });
     let (cached, known) = match entry {
         Some(entry) => {
             let known = entry.last_event_id();
@@ -320,15 +370,14 @@ pub(crate) fn history(
         (None, _) => "miss",
     };
     metrics::counter!("steadfast_history_cache_total", "outcome" => outcome).increment(1);
-    let events = if cached.is_some() && known == last {
-        Vec::new()
-    } else {
-        tx.all(
-            "SELECT payload FROM sf_event WHERE instance_key = ?1 AND execution_id = ?2 AND event_id > ?3
-             ORDER BY event_id",
-            (key, execution_id, known),
-            |row| row.get(0),
-        )?
-    };
+    if known.max(0) == last {
+        return Ok((cached, Vec::new()));
+    }
+    let events = tx.all(
+        "SELECT payload FROM sf_event WHERE instance_key = ?1 AND execution_id = ?2 AND event_id > ?3
+         ORDER BY event_id",
+        (key, header.execution_id, known),
+        |row| row.get(0),
+    )?;
     Ok((cached, events))
 }

@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
 use super::builder::{Durability, OpenError, OpenErrorKind};
@@ -107,6 +108,8 @@ fn inspect(path: &Path) -> Result<bool, OpenError> {
 fn set(connection: &mut Connection) -> Result<(), OpenError> {
     connection.busy_handler(Some(wait_a_little))?;
     connection.set_prepared_statement_cache_capacity(256);
+    // Plans do not depend on values; otherwise some statements are prepared anew whenever one is bound.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "foreign_keys", false)?;
     connection.pragma_update(None, "temp_store", "memory")?;
     connection.pragma_update(None, "cache_size", -65_536)?;

@@ -167,7 +167,13 @@ impl Mailbox {
             post.jobs.finished();
         }
         loop {
-            let jobs = post.jobs.next_batch(|job| job.is_wanted()).unwrap_or_default();
+            let mut jobs = Vec::new();
+            if post.jobs.reserve() {
+                jobs = post.jobs.take_batch(|job| job.is_wanted());
+                if jobs.is_empty() {
+                    post.jobs.finished();
+                }
+            }
             post.under_way = !jobs.is_empty();
             let now = Instant::now();
             let due = until.is_some_and(|at| at <= now);

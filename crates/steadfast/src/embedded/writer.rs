@@ -37,10 +37,13 @@ enum Trouble {
     Whole(StoreError),
 }
 
+/// A look and what it brought.
+type Done<G, S, I> = (Started<G, S>, Looked<I>);
+
 /// What looks brought, to be handed out after the commit.
 struct Brought {
-    turns: Vec<(Started<TurnGroup, ()>, Looked<RawTurn>)>,
-    work: Vec<(Started<WorkGroup, Vec<u8>>, Looked<RawWork>)>,
+    turns: Vec<Done<TurnGroup, (), RawTurn>>,
+    work: Vec<Done<WorkGroup, Vec<u8>, RawWork>>,
 }
 
 /// The thread's state.

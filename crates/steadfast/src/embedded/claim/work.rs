@@ -18,8 +18,8 @@ pub(crate) struct RawWork {
     pub(crate) payload: Vec<u8>,
 }
 
-/// An activity that may be taken: due time and id.
-type Head = (i64, i64);
+/// An activity that may be taken: due time, id and instance.
+type Head = (i64, i64, i64);
 
 /// The session that an activity belongs to, and whether it must be taken first.
 type Offer = (Head, Option<Vec<u8>>);
@@ -67,7 +67,7 @@ pub(crate) fn claim(
             unowned.retain(|u| u.1 != *session);
             take_session(tx, group, owner, session)?;
         }
-        let raw = take(tx, group, claim, head.1, session.is_some())?;
+        let raw = take(tx, group, claim, head, session.is_some())?;
         // An activity without a session serves whoever is still there.
         items.push((session.map(|_| seat), raw));
     }
@@ -84,16 +84,16 @@ fn heads(tx: &Tx<'_>, group: &WorkGroup, session: Option<&[u8]>, want: usize) ->
     let mut heads: Vec<Head> = Vec::new();
     let want = i64::try_from(want).unwrap_or(i64::MAX);
     for tag in &tags(tx, group, session)? {
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
         heads.extend(match session {
             None => tx.all(
-                "SELECT available_at, work_id FROM sf_work WHERE session_key IS NULL AND tag = ?1 AND available_at <= ?2
+                "SELECT available_at, work_id, instance_key FROM sf_work WHERE session_key IS NULL AND tag = ?1 AND available_at <= ?2
                  ORDER BY available_at, work_id LIMIT ?3",
                 (tag, tx.now, want),
                 read,
             )?,
             Some(session) => tx.all(
-                "SELECT available_at, work_id FROM sf_work WHERE session_key = ?4 AND tag = ?1 AND available_at <= ?2
+                "SELECT available_at, work_id, instance_key FROM sf_work WHERE session_key = ?4 AND tag = ?1 AND available_at <= ?2
                  ORDER BY available_at, work_id LIMIT ?3",
                 (tag, tx.now, want, session),
                 read,
@@ -202,18 +202,24 @@ fn take_session(tx: &Tx<'_>, group: &WorkGroup, owner: &[u8], session: &[u8]) ->
     Ok(())
 }
 
-fn take(tx: &Tx<'_>, group: &WorkGroup, claim: i64, work_id: i64, in_session: bool) -> Result<RawWork, StoreError> {
+fn take(
+    tx: &Tx<'_>,
+    group: &WorkGroup,
+    claim: i64,
+    (_, work_id, key): Head,
+    in_session: bool,
+) -> Result<RawWork, StoreError> {
     let raw = tx.one(
         "UPDATE sf_work SET claim = ?2, available_at = ?3, leased_at = ?4, lease_ms = ?5,
              attempt_count = attempt_count + 1
-         WHERE work_id = ?1 RETURNING instance_key, attempt_count, payload",
-        (work_id, claim, until(tx, group.lease_ms), tx.now, group.lease_ms),
+         WHERE work_id = ?1 AND instance_key = ?6 RETURNING attempt_count, payload",
+        (work_id, claim, until(tx, group.lease_ms), tx.now, group.lease_ms, key),
         |row| {
             Ok(RawWork {
-                token: work_token(row.get(0)?, work_id, claim, group.lease_ms),
-                attempt_count: row.get(1)?,
+                token: work_token(key, work_id, claim, group.lease_ms),
+                attempt_count: row.get(0)?,
                 in_session,
-                payload: row.get(2)?,
+                payload: row.get(1)?,
             })
         },
     )?;

@@ -41,27 +41,24 @@ impl Operation for AbandonedTurn {
         let TurnToken {
             instance_key, claim, ..
         } = self.token;
-        if !holds(tx, instance_key, claim)? {
+        let held: Option<(Option<i64>, Option<i64>)> = tx.one(
+            "SELECT claim, upto_at FROM sf_turn WHERE instance_key = ?1",
+            [instance_key],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        let Some((Some(current), upto_at)) = held else {
+            return Err(Refusal::InvalidToken.into());
+        };
+        if current != claim {
             return Err(Refusal::InvalidToken.into());
         }
         let visible_at = self.delay.map(|d| tx.now.saturating_add(millis(d)));
-        for id in schedule::claimed(tx, instance_key, claim)? {
-            tx.execute(
-                "UPDATE sf_message SET claim = NULL, visible_at = coalesce(?2, visible_at),
-                     attempt_count = max(0, attempt_count - ?3) WHERE message_id = ?1",
-                (id, visible_at, i64::from(self.ignore_attempt)),
-            )?;
-        }
+        tx.execute(
+            "UPDATE sf_message SET claim = NULL, visible_at = coalesce(?4, visible_at),
+                 attempt_count = max(0, attempt_count - ?5)
+             WHERE instance_key = ?1 AND visible_at <= ?3 AND claim = ?2",
+            (instance_key, claim, upto_at, visible_at, i64::from(self.ignore_attempt)),
+        )?;
         schedule::place(tx, instance_key)
     }
-}
-
-/// Whether the instance is still in this claim, whether or not its lease has ended.
-pub(crate) fn holds(tx: &Tx<'_>, instance_key: i64, claim: i64) -> Result<bool, StoreError> {
-    let current: Option<Option<i64>> = tx.one(
-        "SELECT claim FROM sf_turn WHERE instance_key = ?1",
-        [instance_key],
-        |row| row.get(0),
-    )?;
-    Ok(current.flatten() == Some(claim))
 }

@@ -18,6 +18,11 @@ pub(crate) struct AckTurn(pub(crate) EncodedTurn);
 
 /// The instance as it stands before the turn.
 struct Before {
+    /// Due time of the last message of the claim.
+    upto_at: Option<i64>,
+    /// The last event of the execution that the turn belongs to.
+    last_event_id: Option<i64>,
+    has_kv: bool,
     instance: String,
     named: bool,
     execution_id: i64,
@@ -40,11 +45,11 @@ impl Operation for AckTurn {
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         let turn = &self.0;
         let key = turn.token.instance_key;
-        check(tx, turn)?;
-        let before = before(tx, key)?;
-        for id in schedule::claimed(tx, key, turn.token.claim)? {
-            tx.execute("DELETE FROM sf_message WHERE message_id = ?1", [id])?;
-        }
+        let before = check(tx, turn)?;
+        tx.execute(
+            "DELETE FROM sf_message WHERE instance_key = ?1 AND visible_at <= ?2 AND claim = ?3",
+            (key, before.upto_at, turn.token.claim),
+        )?;
         for (event_id, kind, payload) in &turn.event_rows {
             tx.execute(
                 "INSERT INTO sf_event (instance_key, execution_id, event_id, kind, payload) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -52,8 +57,10 @@ impl Operation for AckTurn {
             )?;
         }
         update_instance(tx, turn, &before)?;
-        update_execution(tx, turn)?;
-        update_kv(tx, turn)?;
+        update_execution(tx, turn, &before)?;
+        if before.has_kv || !turn.kv.is_empty() {
+            update_kv(tx, turn)?;
+        }
         for (instance, execution_id, activity_id) in &turn.cancelled {
             cancel(tx, &before, key, instance, *execution_id, *activity_id)?;
         }
@@ -87,17 +94,36 @@ pub(crate) async fn ack(store: &Store, turn: AckTurn) -> Result<(), StoreError> 
     outcome
 }
 
-/// Everything that can refuse a turn.
-fn check(tx: &Tx<'_>, turn: &EncodedTurn) -> Result<(), StoreError> {
+/// Asks everything that can refuse a turn, in one look.
+fn check(tx: &Tx<'_>, turn: &EncodedTurn) -> Result<Before, StoreError> {
     let key = turn.token.instance_key;
-    lease(tx, key, turn.token.claim)?;
-    // Events are appended: one look at the end tells for all that lie beyond it.
-    let last: Option<Option<i64>> = tx.one(
-        "SELECT max(event_id) FROM sf_event WHERE instance_key = ?1 AND execution_id = ?2",
+    let found = tx.one(
+        "SELECT t.claim, t.available_at, t.upto_at, i.instance_id, i.orchestration_name IS NOT NULL, i.execution_id,
+                i.status, i.replay_version,
+                (SELECT max(event_id) FROM sf_event e WHERE e.instance_key = ?1 AND e.execution_id = ?2),
+                EXISTS (SELECT 1 FROM sf_kv v WHERE v.instance_key = ?1)
+         FROM sf_turn t JOIN sf_instance i USING (instance_key) WHERE t.instance_key = ?1",
         (key, turn.execution_id),
-        |row| row.get(0),
+        |row| {
+            let before = Before {
+                upto_at: row.get(2)?,
+                instance: row.get(3)?,
+                named: row.get(4)?,
+                execution_id: row.get(5)?,
+                status: row.get(6)?,
+                replay_version: row.get(7)?,
+                last_event_id: row.get(8)?,
+                has_kv: row.get(9)?,
+            };
+            Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, i64>(1)?, before))
+        },
     )?;
-    let last = last.flatten().unwrap_or(i64::MIN);
+    let Some((claim, until, before)) = found else {
+        return Err(Refusal::InvalidToken.into());
+    };
+    judge(tx, claim, until, turn.token.claim)?;
+    // Events are appended: what lies beyond the last one is new.
+    let last = before.last_event_id.unwrap_or(i64::MIN);
     for (event_id, ..) in turn.event_rows.iter().filter(|e| e.0 <= last) {
         let exists: Option<i64> = tx.one(
             "SELECT 1 FROM sf_event WHERE instance_key = ?1 AND execution_id = ?2 AND event_id = ?3",
@@ -108,7 +134,16 @@ fn check(tx: &Tx<'_>, turn: &EncodedTurn) -> Result<(), StoreError> {
             return Err(Refusal::DuplicateEvent.into());
         }
     }
-    Ok(())
+    Ok(before)
+}
+
+/// Whether a claim with this token is current and its lease has not ended.
+fn judge(tx: &Tx<'_>, current: Option<i64>, until: i64, claim: i64) -> Result<(), Refusal> {
+    match current {
+        Some(current) if current == claim && until > tx.now => Ok(()),
+        Some(current) if current == claim => Err(Refusal::LeaseEnded),
+        _ => Err(Refusal::InvalidToken),
+    }
 }
 
 /// Refuses a claim that is not current, or whose lease has ended.
@@ -118,29 +153,8 @@ pub(crate) fn lease(tx: &Tx<'_>, instance_key: i64, claim: i64) -> Result<(), St
         [instance_key],
         |row| Ok((row.get(0)?, row.get(1)?)),
     )?;
-    match held {
-        Some((Some(current), until)) if current == claim && until > tx.now => Ok(()),
-        Some((Some(current), _)) if current == claim => Err(Refusal::LeaseEnded.into()),
-        _ => Err(Refusal::InvalidToken.into()),
-    }
-}
-
-fn before(tx: &Tx<'_>, key: i64) -> Result<Before, StoreError> {
-    let before = tx.one(
-        "SELECT instance_id, orchestration_name IS NOT NULL, execution_id, status, replay_version
-         FROM sf_instance WHERE instance_key = ?1",
-        [key],
-        |row| {
-            Ok(Before {
-                instance: row.get(0)?,
-                named: row.get(1)?,
-                execution_id: row.get(2)?,
-                status: row.get(3)?,
-                replay_version: row.get(4)?,
-            })
-        },
-    )?;
-    before.ok_or_else(|| Refusal::InvalidToken.into())
+    let (current, until) = held.ok_or(Refusal::InvalidToken)?;
+    Ok(judge(tx, current, until, claim)?)
 }
 
 fn update_instance(tx: &Tx<'_>, turn: &EncodedTurn, before: &Before) -> Result<(), StoreError> {
@@ -189,10 +203,15 @@ fn update_instance(tx: &Tx<'_>, turn: &EncodedTurn, before: &Before) -> Result<(
     Ok(())
 }
 
-fn update_execution(tx: &Tx<'_>, turn: &EncodedTurn) -> Result<(), StoreError> {
+fn update_execution(tx: &Tx<'_>, turn: &EncodedTurn, before: &Before) -> Result<(), StoreError> {
     let metadata = &turn.metadata;
     let pinned = metadata.pinned_duroxide_version.as_ref().map(pack_version);
     let ended_at = metadata.status.as_ref().map(|_| tx.wall_ms);
+    let ends = metadata.status.is_some() || pinned.is_some();
+    if before.last_event_id.is_some() && !ends {
+        // It began with an earlier turn.
+        return Ok(());
+    }
     let made = tx.execute(
         "INSERT INTO sf_execution (instance_key, execution_id, status, output, replay_version, started_at_ms,
                                    completed_at_ms)
@@ -207,7 +226,7 @@ fn update_execution(tx: &Tx<'_>, turn: &EncodedTurn) -> Result<(), StoreError> {
             ended_at,
         ),
     )?;
-    if made == 0 && (metadata.status.is_some() || pinned.is_some()) {
+    if made == 0 && ends {
         tx.execute(
             "UPDATE sf_execution SET status = coalesce(?3, status),
                  output = CASE WHEN ?3 IS NULL THEN output ELSE ?4 END,

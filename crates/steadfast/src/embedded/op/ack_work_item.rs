@@ -44,8 +44,17 @@ impl Operation for AckedWork {
     }
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        let session = lease(tx, &self.token)?;
-        tx.execute("DELETE FROM sf_work WHERE work_id = ?1", [self.token.work_id])?;
+        let done = tx.one(
+            "DELETE FROM sf_work WHERE instance_key = ?1 AND work_id = ?2 AND claim = ?3 AND available_at > ?4
+             RETURNING session_key",
+            (self.token.instance_key, self.token.work_id, self.token.claim, tx.now),
+            |row| row.get(0),
+        )?;
+        let session: Option<Vec<u8>> = match done {
+            Some(session) => session,
+            // Nothing was deleted: says why.
+            None => lease(tx, &self.token)?,
+        };
         schedule::touch(tx, session.as_deref())?;
         match &self.completion {
             Some(message) => schedule::deliver(tx, message, tx.now),

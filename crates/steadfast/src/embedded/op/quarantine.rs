@@ -30,15 +30,21 @@ impl Operation for QuarantinedMessages {
         for (id, error) in &self.messages {
             tx.execute(
                 "INSERT INTO sf_quarantine (queue, instance_id, error, payload, quarantined_at_ms)
-                 SELECT 'orchestrator', ?2, ?3, payload, ?4 FROM sf_message WHERE message_id = ?1 AND claim = ?5",
-                (id, &self.instance, error, tx.wall_ms, claim),
+                 SELECT 'orchestrator', ?2, ?3, payload, ?4 FROM sf_message
+                 WHERE instance_key = ?6 AND message_id = ?1 AND claim = ?5",
+                (id, &self.instance, error, tx.wall_ms, claim, instance_key),
             )?;
             tx.execute(
-                "DELETE FROM sf_message WHERE message_id = ?1 AND claim = ?2",
-                (id, claim),
+                "DELETE FROM sf_message WHERE instance_key = ?3 AND message_id = ?1 AND claim = ?2",
+                (id, claim, instance_key),
             )?;
         }
-        if schedule::claimed(tx, instance_key, claim)?.is_empty() {
+        let left: Option<i64> = tx.one(
+            "SELECT 1 FROM sf_message WHERE instance_key = ?1 AND claim = ?2 LIMIT 1",
+            (instance_key, claim),
+            |row| row.get(0),
+        )?;
+        if left.is_none() {
             schedule::place(tx, instance_key)?;
         }
         Ok(())
@@ -59,8 +65,8 @@ impl Operation for QuarantinedWork {
         ack_work_item::lease(tx, &self.token)?;
         let of: Option<(String, i64, i64)> = tx.one(
             "SELECT i.instance_id, w.execution_id, w.activity_id FROM sf_work w JOIN sf_instance i USING (instance_key)
-             WHERE w.work_id = ?1",
-            [self.token.work_id],
+             WHERE w.instance_key = ?1 AND w.work_id = ?2",
+            (self.token.instance_key, self.token.work_id),
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
         )?;
         if let Some((instance, execution_id, id)) = of {
@@ -85,12 +91,22 @@ impl Operation for QuarantinedWork {
             tx.execute(
                 "INSERT INTO sf_quarantine (queue, instance_id, execution_id, activity_id, error, payload,
                                             quarantined_at_ms)
-                 SELECT 'worker', ?2, execution_id, activity_id, ?3, payload, ?4 FROM sf_work WHERE work_id = ?1",
-                (self.token.work_id, &instance, &self.error, tx.wall_ms),
+                 SELECT 'worker', ?2, execution_id, activity_id, ?3, payload, ?4 FROM sf_work
+                 WHERE work_id = ?1 AND instance_key = ?5",
+                (
+                    self.token.work_id,
+                    &instance,
+                    &self.error,
+                    tx.wall_ms,
+                    self.token.instance_key,
+                ),
             )?;
             schedule::deliver(tx, &message, tx.now)?;
         }
-        tx.execute("DELETE FROM sf_work WHERE work_id = ?1", [self.token.work_id])?;
+        tx.execute(
+            "DELETE FROM sf_work WHERE instance_key = ?1 AND work_id = ?2",
+            (self.token.instance_key, self.token.work_id),
+        )?;
         Ok(())
     }
 }

@@ -28,8 +28,15 @@ impl Operation for RenewedWork {
         let session = ack_work_item::lease(tx, &self.token)?;
         let lease_ms = millis(self.extend_for);
         tx.execute(
-            "UPDATE sf_work SET available_at = ?2, leased_at = ?3, lease_ms = ?4 WHERE work_id = ?1",
-            (self.token.work_id, tx.now.saturating_add(lease_ms), tx.now, lease_ms),
+            "UPDATE sf_work SET available_at = ?2, leased_at = ?3, lease_ms = ?4
+             WHERE work_id = ?1 AND instance_key = ?5",
+            (
+                self.token.work_id,
+                tx.now.saturating_add(lease_ms),
+                tx.now,
+                lease_ms,
+                self.token.instance_key,
+            ),
         )?;
         schedule::touch(tx, session.as_deref())
     }

@@ -12,9 +12,6 @@ pub(crate) const UNSTARTED: i64 = -1;
 /// The same, before a claim has looked at them.
 pub(crate) const UNSEEN: i64 = -2;
 
-/// Most messages that one claim takes, beside starts.
-pub(crate) const MAX_MESSAGES: i64 = 1000;
-
 /// An instance's key, and whether it has a name and a replay version.
 struct Found {
     key: i64,
@@ -121,7 +118,7 @@ pub(crate) fn place(tx: &mut Tx<'_>, key: i64) -> Result<(), StoreError> {
     tx.execute(
         "INSERT INTO sf_turn (instance_key, lane, available_at) VALUES (?1, ?2, ?3)
          ON CONFLICT (instance_key) DO UPDATE SET lane = excluded.lane, available_at = excluded.available_at,
-             claim = NULL, leased_at = NULL, lease_ms = NULL",
+             claim = NULL, leased_at = NULL, lease_ms = NULL, upto_at = NULL",
         (key, lane, available_at),
     )?;
     tx.turn_at(available_at);
@@ -148,39 +145,6 @@ fn start_at(tx: &Tx<'_>, key: i64) -> Result<Option<i64>, StoreError> {
         [key],
         |row| row.get(0),
     )
-}
-
-/// The messages of a claim. They are the first of their instance (what came later is due later), so that the backlog
-/// behind them costs nothing.
-pub(crate) fn claimed(tx: &Tx<'_>, key: i64, claim: i64) -> Result<Vec<i64>, StoreError> {
-    let mut seen = 0;
-    let mut ids = Vec::new();
-    let mut keep = |(id, of): (i64, Option<i64>)| {
-        if of == Some(claim) {
-            ids.push(id);
-        }
-    };
-    let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
-    let first = tx.all(
-        "SELECT message_id, claim FROM sf_message WHERE instance_key = ?1 ORDER BY visible_at, message_id LIMIT ?2",
-        (key, MAX_MESSAGES),
-        read,
-    )?;
-    for message in first {
-        seen += 1;
-        keep(message);
-    }
-    if seen == MAX_MESSAGES {
-        let starts = tx.all(
-            "SELECT message_id, claim FROM sf_message WHERE instance_key = ?1 AND kind IN (1, 2)",
-            [key],
-            read,
-        )?;
-        starts.into_iter().for_each(keep);
-        ids.sort_unstable();
-        ids.dedup();
-    }
-    Ok(ids)
 }
 
 /// Queues an activity, and makes its session known.
