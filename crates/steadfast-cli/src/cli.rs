@@ -2,12 +2,15 @@
 //!
 //! Invariant: nothing here touches a file or a server.
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
     cmd::{cancel, delete, demo, history, list, prune, queues, schema, show, signal, start},
     demo::worker,
     error::CliError,
+    store::Place,
 };
 
 const EXIT_CODES: &str = "\
@@ -15,9 +18,9 @@ Exit codes:
   0  done
   1  the operation failed or was refused
   2  wrong arguments
-  3  the server cannot be reached
+  3  the server or the file cannot be reached
   4  the server refused the user or the password
-  5  the schema is missing, of another version, or not Steadfast's
+  5  the schema or the file is missing, of another version, or not Steadfast's
   6  no such instance or execution";
 
 /// The whole command line.
@@ -25,7 +28,7 @@ Exit codes:
 #[command(
     name = "steadfast",
     version,
-    about = "Steadfast, a durable store for duroxide on PostgreSQL: try it, look into it, operate it",
+    about = "Steadfast, a durable store for duroxide on PostgreSQL or in a file: try it, look into it, operate it",
     after_help = EXIT_CODES,
     max_term_width = 120
 )]
@@ -49,7 +52,10 @@ pub(crate) struct Globals {
         value_name = "URL"
     )]
     database_url: Option<String>,
-    /// The schema that holds the store
+    /// The store is in this SQLite file, not in a database; counts more than the variable DATABASE_URL
+    #[arg(long, global = true, display_order = 900, value_name = "PATH")]
+    file: Option<PathBuf>,
+    /// The schema that holds the store in a database
     #[arg(
         long,
         global = true,
@@ -65,14 +71,29 @@ pub(crate) struct Globals {
 }
 
 impl Globals {
-    /// The database's URL, or [`CliError::NoDatabase`].
-    pub(crate) fn database_url(&self) -> Result<&str, CliError> {
-        self.given_url().ok_or(CliError::NoDatabase)
+    /// Where the store is, or [`CliError::NoStore`].
+    pub(crate) fn place(&self) -> Result<Place, CliError> {
+        self.given_place()?.ok_or(CliError::NoStore)
     }
 
-    /// The database's URL where one is given; an empty variable counts as none.
-    pub(crate) fn given_url(&self) -> Option<&str> {
-        self.database_url.as_deref().filter(|url| !url.trim().is_empty())
+    /// Where the store is, where that is given; an empty URL counts as none.
+    pub(crate) fn given_place(&self) -> Result<Option<Place>, CliError> {
+        let url = self.database_url.as_deref().filter(|url| !url.trim().is_empty());
+        // The parser does not tell an option from a variable.
+        let from_variable = url == std::env::var("DATABASE_URL").ok().as_deref();
+        match (&self.file, url) {
+            (Some(_), Some(_)) if !from_variable => {
+                let text = "--file and --database-url exclude each other: a store is in one place";
+                Err(CliError::Usage(text.to_owned()))
+            }
+            (Some(path), _) if path.as_os_str().is_empty() => Err(CliError::Usage("--file is empty".to_owned())),
+            (Some(path), _) => Ok(Some(Place::File(path.clone()))),
+            (None, Some(url)) => Ok(Some(Place::Database {
+                url: url.to_owned(),
+                schema: self.schema.clone(),
+            })),
+            (None, None) => Ok(None),
+        }
     }
 }
 
@@ -115,6 +136,21 @@ mod tests {
     #[test]
     fn an_empty_url_is_none() {
         let cli = Cli::parse_from(["steadfast", "queues", "--database-url", ""]);
-        assert!(matches!(cli.globals.database_url(), Err(CliError::NoDatabase)));
+        assert!(matches!(cli.globals.place(), Err(CliError::NoStore)));
+    }
+
+    #[test]
+    fn a_store_is_in_one_place() {
+        let cli = Cli::parse_from([
+            "steadfast",
+            "queues",
+            "--file",
+            "a.db",
+            "--database-url",
+            "postgres://x/y",
+        ]);
+        assert!(matches!(cli.globals.place(), Err(CliError::Usage(_))));
+        let cli = Cli::parse_from(["steadfast", "queues", "--file", "a.db"]);
+        assert_eq!(cli.globals.place().ok(), Some(Place::File("a.db".into())));
     }
 }

@@ -5,7 +5,10 @@
 use std::{io, path::PathBuf};
 
 use duroxide::{ClientError, providers::ProviderError};
-use steadfast::postgres::{OpenError, OpenErrorKind};
+use steadfast::{
+    embedded,
+    postgres::{OpenError, OpenErrorKind},
+};
 
 /// The exit codes, as the help lists them.
 pub(crate) mod exit {
@@ -15,11 +18,11 @@ pub(crate) mod exit {
     pub(crate) const FAILED: u8 = 1;
     /// The arguments are wrong.
     pub(crate) const USAGE: u8 = 2;
-    /// The server cannot be reached.
+    /// The server or the file cannot be reached.
     pub(crate) const UNREACHABLE: u8 = 3;
     /// The server refused the user or the password.
     pub(crate) const AUTHENTICATION: u8 = 4;
-    /// The schema is missing, of another version, or somebody else's.
+    /// The schema or the file is missing, of another version, or somebody else's.
     pub(crate) const SCHEMA: u8 = 5;
     /// There is no such instance or execution.
     pub(crate) const NOT_FOUND: u8 = 6;
@@ -28,15 +31,21 @@ pub(crate) mod exit {
 /// Why a command did not do what it was told.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
-    /// Neither the option nor the variable names a database.
-    #[error("no database given: use --database-url, or set DATABASE_URL")]
-    NoDatabase,
+    /// Neither an option nor the variable says where the store is.
+    #[error("no store given: use --database-url (or set DATABASE_URL), or --file")]
+    NoStore,
     /// Arguments that the parser could not judge.
     #[error("{0}")]
     Usage(String),
     /// The provider could not be opened.
     #[error("{}{}", one_line(.0), hint(.0.kind()))]
     Open(#[from] OpenError),
+    /// There is no such file.
+    #[error("{}: there is no such file (run: steadfast schema install)", .0.display())]
+    NoFile(PathBuf),
+    /// The file could not be opened.
+    #[error("{}", one_line(.0))]
+    OpenFile(#[from] embedded::OpenError),
     /// An operation of the provider failed.
     #[error("{}", one_line(.0))]
     Provider(#[from] ProviderError),
@@ -44,7 +53,7 @@ pub(crate) enum CliError {
     #[error("{}", one_line(.0))]
     Client(#[from] ClientError),
     /// There is no such instance.
-    #[error("no instance {0:?} in schema {1:?} (one that was just started exists once a worker has taken it)")]
+    #[error("no instance {0:?} in {1} (one that was just started exists once a worker has taken it)")]
     NoInstance(String, String),
     /// The instance exists, the execution does not.
     #[error("instance {0:?} has no execution {1}")]
@@ -71,9 +80,6 @@ pub(crate) enum CliError {
     /// Standard output is closed or full.
     #[error("cannot write the output: {0}")]
     Output(#[source] io::Error),
-    /// No private PostgreSQL could be had.
-    #[error("{}", one_line(.0))]
-    Postgres(#[from] private_postgres::Error),
 }
 
 impl CliError {
@@ -94,7 +100,7 @@ impl CliError {
     /// The exit code of the process.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
-            Self::NoDatabase | Self::Usage(_) | Self::Path { .. } => exit::USAGE,
+            Self::NoStore | Self::Usage(_) | Self::Path { .. } => exit::USAGE,
             Self::Open(error) => match error.kind() {
                 OpenErrorKind::Unreachable => exit::UNREACHABLE,
                 OpenErrorKind::Authentication => exit::AUTHENTICATION,
@@ -103,6 +109,16 @@ impl CliError {
                 | OpenErrorKind::SchemaTooNew
                 | OpenErrorKind::SchemaForeign => exit::SCHEMA,
                 OpenErrorKind::InvalidName | OpenErrorKind::Configuration => exit::USAGE,
+                _ => exit::FAILED,
+            },
+            Self::NoFile(_) => exit::SCHEMA,
+            Self::OpenFile(error) => match error.kind() {
+                embedded::OpenErrorKind::Unreachable => exit::UNREACHABLE,
+                embedded::OpenErrorKind::Foreign
+                | embedded::OpenErrorKind::Corrupt
+                | embedded::OpenErrorKind::TooNew
+                | embedded::OpenErrorKind::Changed => exit::SCHEMA,
+                embedded::OpenErrorKind::Configuration => exit::USAGE,
                 _ => exit::FAILED,
             },
             Self::NoInstance(..) | Self::NoExecution(..) | Self::Client(ClientError::InstanceNotFound { .. }) => {
@@ -152,7 +168,7 @@ mod tests {
         };
         assert_eq!(CliError::from(missing).exit_code(), exit::NOT_FOUND);
         assert_eq!(CliError::NoExecution("a".to_owned(), 2).exit_code(), exit::NOT_FOUND);
-        assert_eq!(CliError::NoDatabase.exit_code(), exit::USAGE);
+        assert_eq!(CliError::NoStore.exit_code(), exit::USAGE);
     }
 
     #[test]

@@ -1,49 +1,102 @@
-//! Opens the provider that a command works with.
+//! Opens the provider that a command works with, on either engine.
 //!
-//! Invariant: only `schema install` and the demo change a schema; everything else refuses one that is not as expected.
+//! Invariant: only `schema install` and the demo make a store; everything else refuses one that is not as expected.
 
-use std::sync::Arc;
+use std::{fmt, path::PathBuf, sync::Arc};
 
-use duroxide::Client;
-use steadfast::postgres::{InstanceDetail, Migrations, PostgresProvider};
+use duroxide::{Client, providers::Provider};
+use steadfast::{
+    embedded::EmbeddedProvider,
+    inspect::{Inspect, InstanceDetail},
+    postgres::{Migrations, PostgresProvider},
+};
 
 use crate::{cli::Globals, error::CliError};
 
 /// A command makes one call after the other, or a few at once.
 const POOL_SIZE: usize = 2;
 
-/// The store that the options name; its schema must be installed.
-pub(crate) async fn open(globals: &Globals) -> Result<Store, CliError> {
-    open_with(globals, Migrations::Verify).await
+/// Where a store is.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In a schema of a database.
+    Database { url: String, schema: String },
+    /// In a file.
+    File(PathBuf),
 }
 
-/// As [`open`], or installing the schema.
-pub(crate) async fn open_with(globals: &Globals, migrations: Migrations) -> Result<Store, CliError> {
-    let provider = PostgresProvider::builder(globals.database_url()?)
-        .schema(&globals.schema)
-        .pool_size(POOL_SIZE)
-        .migrations(migrations)
-        .application_name("steadfast")
-        .connect()
-        .await?;
-    Ok(Store { provider })
+impl fmt::Debug for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A URL may hold a password.
+        f.write_str(&self.describe())
+    }
+}
+
+impl Place {
+    /// For people.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            Self::Database { schema, .. } => format!("schema {schema:?}"),
+            Self::File(path) => format!("file {}", path.display()),
+        }
+    }
+}
+
+/// The store that the options name; it must be there.
+pub(crate) async fn open(globals: &Globals) -> Result<Store, CliError> {
+    open_with(globals.place()?, Migrations::Verify, "steadfast", Some(POOL_SIZE)).await
+}
+
+/// As [`open`], or making it.
+pub(crate) async fn open_with(
+    place: Place,
+    migrations: Migrations,
+    application: &str,
+    pool_size: Option<usize>,
+) -> Result<Store, CliError> {
+    let provider: Arc<dyn Inspect> = match &place {
+        Place::Database { url, schema } => {
+            let builder = PostgresProvider::builder(url)
+                .schema(schema)
+                .migrations(migrations)
+                .application_name(application);
+            let builder = match pool_size {
+                Some(size) => builder.pool_size(size),
+                None => builder,
+            };
+            Arc::new(builder.connect().await?)
+        }
+        Place::File(path) => {
+            if !matches!(migrations, Migrations::Apply) && !path.exists() {
+                return Err(CliError::NoFile(path.clone()));
+            }
+            Arc::new(EmbeddedProvider::open(path).await?)
+        }
+    };
+    Ok(Store { provider, place })
 }
 
 /// An open store.
 pub(crate) struct Store {
-    pub(crate) provider: PostgresProvider,
+    pub(crate) provider: Arc<dyn Inspect>,
+    place: Place,
 }
 
 impl Store {
+    /// The store as duroxide sees it.
+    pub(crate) fn for_runtime(&self) -> Arc<dyn Provider> {
+        Arc::clone(&self.provider) as Arc<dyn Provider>
+    }
+
     /// duroxide's client on this store.
     pub(crate) fn client(&self) -> Client {
-        Client::new(Arc::new(self.provider.clone()))
+        Client::new(self.for_runtime())
     }
 
     /// The instance, or [`CliError::NoInstance`].
     pub(crate) async fn instance(&self, id: &str) -> Result<InstanceDetail, CliError> {
         let found = self.provider.instance(id).await?;
-        found.ok_or_else(|| CliError::NoInstance(id.to_owned(), self.provider.schema().to_owned()))
+        found.ok_or_else(|| CliError::NoInstance(id.to_owned(), self.place.describe()))
     }
 
     /// Ends the connections.

@@ -198,7 +198,7 @@ fn wrong_arguments_are_code_2() {
         &["delete", "a", "--completed-before", "1d"],
         &["delete", "a", "--limit", "3"],
         &["prune", "a"],
-        &["demo", "--keep"],
+        &["queues", "--file", "a.db", "--database-url", "postgres://x/y"],
         &["demo", "--dir", "/no/such/folder"],
     ];
     for arguments in wrong {
@@ -404,10 +404,12 @@ fn the_demo_survives_its_kill() {
     );
     assert!(number("instances_unfinished_at_kill") >= 1);
     // Its schema is gone.
-    run(place
-        .command(&["schema", "verify", "--schema"])
-        .arg(report["schema"].as_str().unwrap()))
-    .refused(5);
+    let store = report["store"].as_str().unwrap();
+    let schema = store
+        .split('"')
+        .nth(1)
+        .unwrap_or_else(|| panic!("no schema in {store}"));
+    run(place.command(&["schema", "verify", "--schema"]).arg(schema)).refused(5);
 }
 
 #[test]

@@ -1,6 +1,39 @@
 //! What people and tools want to see of a store, beyond the framework's management interface: the same for every engine.
 //!
-//! Invariant: plain values; nothing here reads a store.
+//! Invariant: plain values, and who can give them; nothing here reads a store.
+
+use duroxide::providers::{ExecutionInfo, Provider, ProviderAdmin, ProviderError};
+
+/// What every engine lets people see of its store.
+#[async_trait::async_trait]
+pub trait Inspect: Provider + ProviderAdmin {
+    /// A page of instances, newest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn instances(&self, query: InstanceQuery) -> Result<Vec<InstanceSummary>, ProviderError>;
+
+    /// One instance, `None` when it does not exist.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn instance(&self, instance: &str) -> Result<Option<InstanceDetail>, ProviderError>;
+
+    /// The executions of an instance with their numbers of events, oldest first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn executions(&self, instance: &str) -> Result<Vec<ExecutionInfo>, ProviderError>;
+
+    /// Depths, leases and due times of the queues. Counts rows: meant for people, not for every second.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn queues(&self) -> Result<Vec<QueueReport>, ProviderError>;
+
+    /// Ends waiting fetches and what is open. Calls made afterwards fail.
+    async fn close(&self);
+}
 
 /// Which instances to list. `default()` lists nothing: set `limit`.
 #[derive(Debug, Clone, Default)]

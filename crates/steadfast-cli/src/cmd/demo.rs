@@ -1,11 +1,13 @@
-//! `steadfast demo`: sets the scene (a server, a schema, a folder for the ledger), plays the demo, clears up.
+//! `steadfast demo`: sets the scene (a file or a schema, a folder for the ledger), plays the demo, clears up.
 //!
 //! Invariant: what it made is gone afterwards, unless `--keep` asks for it: also after an error or Ctrl-C.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
-use private_postgres::{Cluster, Options};
 use steadfast::postgres::{Migrations, PostgresProvider};
 use tempfile::TempDir;
 
@@ -14,6 +16,7 @@ use crate::{
     demo::{job, process::Plan, progress::say, report::Report, stage::Stage, tree},
     error::CliError,
     output::{Output, count},
+    store::{self, Place, Store},
 };
 
 /// Fewer files leave no time for a kill half-way.
@@ -24,8 +27,8 @@ const MOST: usize = 50_000;
 /// See a durable job survive the death of its worker
 ///
 /// Hashes every file below a directory with one orchestration per folder and one activity per file, in a worker process
-/// that is killed half-way; another one goes on where the store says. Then everything is counted and compared. Uses a
-/// schema of its own (--schema is not looked at), on a private PostgreSQL where no database is given.
+/// that is killed half-way; another one goes on where the store says. Then everything is counted and compared. The store is a
+/// temporary file, or a new file of yours (--file), or a schema of its own (--schema is not looked at) in a database.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
     /// The directory to hash; by default the checkout that the working directory is in
@@ -40,41 +43,24 @@ pub(crate) struct Arguments {
     /// Length of a lease: what a dead worker had in hand is free after that
     #[arg(long, value_name = "MS", default_value_t = 3_000, value_parser = clap::value_parser!(u64).range(1_000..=600_000))]
     lease_ms: u64,
-    /// Leave the schema, the ledger and the manifest behind (needs a database of yours)
+    /// Leave the store, the ledger and the manifest behind
     #[arg(long)]
     keep: bool,
 }
 
 pub(crate) async fn run(globals: &Globals, arguments: &Arguments, output: &mut Output) -> Result<(), CliError> {
-    if arguments.keep && globals.given_url().is_none() {
-        let text = "--keep needs --database-url (or DATABASE_URL): a private PostgreSQL is removed at the end";
-        return Err(CliError::Usage(text.to_owned()));
-    }
     let dir = directory(arguments.dir.as_deref())?;
     let total = survey(&dir).await?;
-    let cluster = match globals.given_url() {
-        Some(_) => None,
-        None => Some(private_cluster().await?),
-    };
-    let database_url = match &cluster {
-        Some(cluster) => cluster.url(),
-        None => globals.database_url()?.to_owned(),
-    };
     let desk = TempDir::with_prefix("steadfast-demo-").map_err(CliError::while_trying("make a temporary folder"))?;
     let plan = Plan {
-        database_url,
-        schema: schema_name(),
+        place: place(globals, desk.path())?,
         dir,
         desk: desk.path().to_owned(),
         pace_ms: arguments.pace_ms,
         slots: usize::from(arguments.slots),
         lease_ms: arguments.lease_ms,
     };
-    let result = with_schema(&plan, total, arguments.keep).await;
-    if let Some(cluster) = cluster {
-        // Stopping the server blocks; an error of the task could only be a panic in there.
-        let _ = tokio::task::spawn_blocking(move || drop(cluster)).await;
-    }
+    let result = with_store(&plan, total, arguments.keep).await;
     let report = result?;
     report.print(output)?;
     if arguments.keep {
@@ -97,28 +83,66 @@ fn schema_name() -> String {
     format!("steadfast_demo_{random}")
 }
 
-/// Makes the schema, plays, drops the schema.
-async fn with_schema(plan: &Plan, total: usize, keep: bool) -> Result<Report, CliError> {
-    let provider = PostgresProvider::builder(&plan.database_url)
-        .schema(&plan.schema)
-        .pool_size(2)
-        .migrations(Migrations::Apply)
-        .application_name("steadfast demo")
-        .connect()
-        .await?;
+/// A store that no other run has.
+fn place(globals: &Globals, desk: &Path) -> Result<Place, CliError> {
+    match globals.given_place()? {
+        None => {
+            say("no database given: the store is a file");
+            Ok(Place::File(desk.join("steadfast.db")))
+        }
+        Some(Place::File(path)) if path.exists() => Err(CliError::Path {
+            path,
+            reason: "is there already; the demo makes a store of its own".to_owned(),
+        }),
+        Some(Place::Database { url, .. }) => Ok(Place::Database {
+            url,
+            schema: schema_name(),
+        }),
+        Some(file) => Ok(file),
+    }
+}
+
+/// Makes the store, plays, removes the store.
+async fn with_store(plan: &Plan, total: usize, keep: bool) -> Result<Report, CliError> {
+    let store = store::open_with(plan.place.clone(), Migrations::Apply, "steadfast demo", Some(2)).await?;
     let result = tokio::select! {
-        result = play(&provider, plan, total) => result,
+        result = play(&store, plan, total) => result,
         _ = tokio::signal::ctrl_c() => Err(CliError::Refused("interrupted".to_owned())),
     };
-    let dropped = if keep { Ok(()) } else { provider.cleanup_schema().await };
-    provider.close().await;
+    store.close().await;
+    let removed = if keep { Ok(()) } else { remove(&plan.place).await };
     let report = result?;
-    dropped?;
+    removed?;
     Ok(report)
 }
 
-async fn play(provider: &PostgresProvider, plan: &Plan, total: usize) -> Result<Report, CliError> {
-    Stage::new(provider, plan, total)?.play().await
+/// Removes the store of a demo that is over.
+async fn remove(place: &Place) -> Result<(), CliError> {
+    match place {
+        Place::Database { url, schema } => {
+            let provider = PostgresProvider::builder(url)
+                .schema(schema)
+                .pool_size(1)
+                .connect()
+                .await?;
+            let dropped = provider.cleanup_schema().await;
+            provider.close().await;
+            Ok(dropped?)
+        }
+        Place::File(path) => {
+            // SQLite's companions go with their file; usually they have gone already.
+            for suffix in ["-wal", "-shm"] {
+                let mut companion = path.clone().into_os_string();
+                companion.push(suffix);
+                drop(fs::remove_file(companion));
+            }
+            fs::remove_file(path).map_err(CliError::while_trying(format!("remove {}", path.display())))
+        }
+    }
+}
+
+async fn play(store: &Store, plan: &Plan, total: usize) -> Result<Report, CliError> {
+    Stage::new(store, plan, total)?.play().await
 }
 
 fn directory(given: Option<&Path>) -> Result<PathBuf, CliError> {
@@ -167,18 +191,15 @@ async fn survey(dir: &Path) -> Result<usize, CliError> {
     Ok(files)
 }
 
-async fn private_cluster() -> Result<Cluster, CliError> {
-    say("no database given: starting a private PostgreSQL (installed first where it is missing)");
-    let start = || Cluster::start(Options::under(std::env::temp_dir()));
-    let started = tokio::task::spawn_blocking(start).await;
-    Ok(started.map_err(|error| CliError::Refused(error.to_string()))??)
-}
-
 fn tell_what_is_kept(plan: &Plan, desk: PathBuf) {
-    let schema = &plan.schema;
+    let (option, farewell) = match &plan.place {
+        Place::Database { schema, .. } => (format!("--schema {schema}"), format!("DROP SCHEMA {schema} CASCADE")),
+        Place::File(path) => (format!("--file {}", path.display()), format!("rm {}*", path.display())),
+    };
     say(&format!(
-        "kept: {} and the schema {schema}; look into it:",
-        desk.display()
+        "kept: {} and the {}; look into it:",
+        desk.display(),
+        plan.place.describe()
     ));
     for command in [
         "list",
@@ -186,7 +207,7 @@ fn tell_what_is_kept(plan: &Plan, desk: PathBuf) {
         &format!("history {}", job::ROOT),
         "queues",
     ] {
-        say(&format!("  steadfast --schema {schema} {command}"));
+        say(&format!("  steadfast {option} {command}"));
     }
-    say(&format!("and when you have seen enough: DROP SCHEMA {schema} CASCADE"));
+    say(&format!("and when you have seen enough: {farewell}"));
 }

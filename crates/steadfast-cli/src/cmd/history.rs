@@ -3,7 +3,7 @@
 //! Invariant: events are shown in their order, all of them; only long values are cut, and only in the table.
 
 use clap::Args;
-use duroxide::{Event, providers::ProviderAdmin};
+use duroxide::Event;
 use serde::Serialize;
 
 use crate::{

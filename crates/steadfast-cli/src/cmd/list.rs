@@ -4,7 +4,7 @@
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use steadfast::postgres::{InstanceQuery, InstanceSummary};
+use steadfast::inspect::{InstanceQuery, InstanceSummary};
 
 use crate::{
     clock,

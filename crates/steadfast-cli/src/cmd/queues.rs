@@ -4,7 +4,7 @@
 
 use clap::Args;
 use serde::Serialize;
-use steadfast::postgres::QueueReport;
+use steadfast::inspect::QueueReport;
 
 use crate::{
     clock,

@@ -4,9 +4,17 @@
 
 use clap::Subcommand;
 use serde_json::json;
-use steadfast::postgres::{Migrations, schema_sql};
+use steadfast::{
+    embedded,
+    postgres::{self, Migrations},
+};
 
-use crate::{cli::Globals, error::CliError, output::Output, store};
+use crate::{
+    cli::Globals,
+    error::CliError,
+    output::Output,
+    store::{self, Place},
+};
 
 /// Install, verify or print the schema
 #[derive(Clone, Copy, Debug, Subcommand)]
@@ -21,14 +29,30 @@ pub(crate) enum Action {
 
 pub(crate) async fn run(globals: &Globals, action: Action, output: &mut Output) -> Result<(), CliError> {
     let (migrations, state, done) = match action {
-        Action::Print => return output.line(schema_sql(&globals.schema)?.trim_end()),
+        Action::Print => return output.line(sql(globals)?.trim_end()),
         Action::Install => (Migrations::Apply, "installed", "is installed"),
         Action::Verify => (Migrations::Verify, "current", "is what this version needs"),
     };
-    let store = store::open_with(globals, migrations).await?;
-    store.close().await;
-    output.say(
-        &json!({ "schema": globals.schema, "state": state, "version": env!("CARGO_PKG_VERSION") }),
-        format!("schema {:?} {done} ({})", globals.schema, env!("CARGO_PKG_VERSION")),
-    )
+    let place = globals.place()?;
+    let what = match &place {
+        Place::Database { schema, .. } => json!({ "schema": schema }),
+        Place::File(path) => json!({ "file": path.display().to_string() }),
+    };
+    let text = format!("{} {done} ({})", place.describe(), env!("CARGO_PKG_VERSION"));
+    store::open_with(place, migrations, "steadfast", None)
+        .await?
+        .close()
+        .await;
+    let mut answer = what;
+    answer["state"] = json!(state);
+    answer["version"] = json!(env!("CARGO_PKG_VERSION"));
+    output.say(&answer, text)
+}
+
+/// The SQL of the engine that the options name; a database's where they name none.
+fn sql(globals: &Globals) -> Result<String, CliError> {
+    match globals.given_place()? {
+        Some(Place::File(_)) => Ok(embedded::schema_sql()),
+        _ => Ok(postgres::schema_sql(&globals.schema)?),
+    }
 }

@@ -5,13 +5,10 @@
 use std::collections::BTreeMap;
 
 use clap::Args;
-use duroxide::{
-    SystemStats,
-    providers::{ExecutionInfo, Provider, ProviderAdmin},
-};
+use duroxide::{SystemStats, providers::ExecutionInfo};
 use serde::Serialize;
 use serde_json::{Value, json};
-use steadfast::postgres::InstanceDetail;
+use steadfast::inspect::InstanceDetail;
 
 use crate::{
     clock,

@@ -11,7 +11,7 @@ use std::{
 
 use tokio::process::{Child, Command};
 
-use crate::error::CliError;
+use crate::{error::CliError, store::Place};
 
 /// How long a worker may take to end when told to.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -19,8 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What every worker of one demo is started with.
 #[derive(Debug)]
 pub(crate) struct Plan {
-    pub(crate) database_url: String,
-    pub(crate) schema: String,
+    pub(crate) place: Place,
     pub(crate) dir: PathBuf,
     /// Holds the ledger, the manifest and the workers' logs.
     pub(crate) desk: PathBuf,
@@ -58,7 +57,15 @@ impl Worker {
         let log = plan.log(number);
         let file = File::create(&log).map_err(CliError::while_trying(format!("write {}", log.display())))?;
         let copy = file.try_clone().map_err(CliError::while_trying("share the log"))?;
-        let child = Command::new(program)
+        let mut command = Command::new(program);
+        match &plan.place {
+            // Not as arguments: everybody on the machine can read those, and a URL may hold a password.
+            Place::Database { url, schema } => command.env("DATABASE_URL", url).env("STEADFAST_SCHEMA", schema),
+            Place::File(path) => command
+                .env_remove("DATABASE_URL")
+                .args(["--file".as_ref(), path.as_os_str()]),
+        };
+        let child = command
             .arg("demo-worker")
             .args(["--pace-ms", &plan.pace_ms.to_string()])
             .args(["--slots", &plan.slots.to_string()])
@@ -66,9 +73,6 @@ impl Worker {
             .args(["--dir".as_ref(), plan.dir.as_os_str()])
             .args(["--ledger".as_ref(), plan.ledger().as_os_str()])
             .args(["--manifest".as_ref(), plan.manifest().as_os_str()])
-            // Not as arguments: everybody on the machine can read those, and a URL may hold a password.
-            .env("DATABASE_URL", &plan.database_url)
-            .env("STEADFAST_SCHEMA", &plan.schema)
             .env("NO_COLOR", "1")
             .stdin(Stdio::piped())
             .stdout(file)

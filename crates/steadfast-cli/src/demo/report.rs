@@ -17,7 +17,7 @@ const SHOWN: usize = 5;
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) directory: String,
-    pub(crate) schema: String,
+    pub(crate) store: String,
     pub(crate) files: usize,
     pub(crate) bytes: u64,
     pub(crate) folders_unfinished_at_kill: usize,
@@ -55,7 +55,7 @@ pub(crate) struct Findings<'a> {
 
 impl Report {
     /// Puts it together, and checks what the verdict cannot see: the instances and the manifest.
-    pub(crate) fn new(directory: String, schema: String, verdict: Verdict, findings: &Findings<'_>) -> Self {
+    pub(crate) fn new(directory: String, store: String, verdict: Verdict, findings: &Findings<'_>) -> Self {
         let Findings {
             before,
             after,
@@ -74,7 +74,7 @@ impl Report {
         let folders = before.unfinished(job::HASH_FOLDER);
         Self {
             directory,
-            schema,
+            store,
             files: sealed.files,
             bytes: computed.1,
             folders_unfinished_at_kill: folders,

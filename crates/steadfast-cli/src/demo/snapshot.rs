@@ -5,8 +5,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use duroxide::{Event, EventKind, providers::ProviderAdmin};
-use steadfast::postgres::{InstanceQuery, InstanceSummary, PostgresProvider};
+use duroxide::{Event, EventKind};
+use steadfast::inspect::{Inspect, InstanceQuery, InstanceSummary};
 
 use crate::{
     demo::{job, ledger::Task},
@@ -27,7 +27,7 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     /// Reads all instances and their histories.
-    pub(crate) async fn take(provider: &PostgresProvider) -> Result<Self, CliError> {
+    pub(crate) async fn take(provider: &dyn Inspect) -> Result<Self, CliError> {
         let mut snapshot = Self {
             instances: all_instances(provider).await?,
             ..Self::default()
@@ -57,7 +57,7 @@ impl Snapshot {
     }
 }
 
-async fn all_instances(provider: &PostgresProvider) -> Result<Vec<InstanceSummary>, CliError> {
+async fn all_instances(provider: &dyn Inspect) -> Result<Vec<InstanceSummary>, CliError> {
     let mut all: Vec<InstanceSummary> = Vec::new();
     loop {
         let query = InstanceQuery {

@@ -2,10 +2,9 @@
 //!
 //! Invariant: at most one worker runs at a time, and none when this returns.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, time::Duration};
 
 use duroxide::{Client, OrchestrationStatus};
-use steadfast::postgres::PostgresProvider;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -21,6 +20,7 @@ use crate::{
         verdict::{self, Evidence},
     },
     error::CliError,
+    store::Store,
 };
 
 /// Percent of the files after which the worker is killed.
@@ -38,7 +38,7 @@ const SEALED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Everything the story is played with.
 pub(crate) struct Stage<'a> {
-    provider: &'a PostgresProvider,
+    store: &'a Store,
     plan: &'a Plan,
     client: Client,
     ledger: Reader,
@@ -57,12 +57,12 @@ struct Kill {
 
 impl<'a> Stage<'a> {
     /// Sets it up for a tree of so many files.
-    pub(crate) fn new(provider: &'a PostgresProvider, plan: &'a Plan, total: usize) -> Result<Self, CliError> {
+    pub(crate) fn new(store: &'a Store, plan: &'a Plan, total: usize) -> Result<Self, CliError> {
         let ledger = Reader::open(&plan.ledger()).map_err(CliError::while_trying("open the ledger"))?;
         Ok(Self {
-            provider,
+            store,
             plan,
-            client: Client::new(Arc::new(provider.clone())),
+            client: store.client(),
             ledger,
             progress: Progress::new(total),
             total,
@@ -77,7 +77,7 @@ impl<'a> Stage<'a> {
         let (successor, sealed) = self.second_act().await?;
         self.progress.stage("comparing");
         self.poll()?;
-        let after = Snapshot::take(self.provider).await?;
+        let after = Snapshot::take(self.store.provider.as_ref()).await?;
         let dir = self.plan.dir.clone();
         let computed = tokio::task::spawn_blocking(move || manifest::compute(&dir))
             .await
@@ -100,7 +100,7 @@ impl<'a> Stage<'a> {
             computed: &computed,
         };
         let directory = self.plan.dir.display().to_string();
-        Ok(Report::new(directory, self.plan.schema.clone(), verdict, &findings))
+        Ok(Report::new(directory, self.plan.place.describe(), verdict, &findings))
     }
 
     /// The first worker, until it is dead.
@@ -127,7 +127,7 @@ impl<'a> Stage<'a> {
             let hint = "the worker was done before it could be killed; slow it down: --pace-ms";
             return Err(CliError::Refused(hint.to_owned()));
         }
-        let snapshot = Snapshot::take(self.provider).await?;
+        let snapshot = Snapshot::take(self.store.provider.as_ref()).await?;
         Ok(Kill { pid, at_ms, snapshot })
     }
 
@@ -162,7 +162,7 @@ impl<'a> Stage<'a> {
 
     /// Whether the root instance waits for the event; an error when it has failed.
     async fn is_waiting(&self) -> Result<bool, CliError> {
-        match self.provider.instance(job::ROOT).await? {
+        match self.store.provider.instance(job::ROOT).await? {
             Some(detail) if detail.summary.status == "Running" => {
                 Ok(detail.custom_status.as_deref() == Some(job::WAITING))
             }
@@ -173,7 +173,7 @@ impl<'a> Stage<'a> {
 
     /// Why the root instance did not complete.
     async fn failure(&self) -> Result<CliError, CliError> {
-        let detail = self.provider.instance(job::ROOT).await?;
+        let detail = self.store.provider.instance(job::ROOT).await?;
         let output = detail.and_then(|detail| detail.output).unwrap_or_default();
         let text = format!("the job did not complete: {}", crate::error::one_line(&output));
         Ok(CliError::Refused(text))

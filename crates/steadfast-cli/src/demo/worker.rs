@@ -12,7 +12,7 @@ use std::{
 
 use clap::Args;
 use duroxide::{RuntimeOptions, runtime::Runtime};
-use steadfast::postgres::{Migrations, PostgresProvider};
+use steadfast::postgres::Migrations;
 use tokio::sync::oneshot;
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
         ledger::Writer,
     },
     error::CliError,
+    store,
 };
 
 /// Grace for what is under way when the demo says goodbye.
@@ -52,12 +53,7 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(globals: &Globals, arguments: &Arguments) -> Result<(), CliError> {
     let goodbye = end_of_stdin()?;
-    let provider = PostgresProvider::builder(globals.database_url()?)
-        .schema(&globals.schema)
-        .migrations(Migrations::Verify)
-        .application_name("steadfast demo worker")
-        .connect()
-        .await?;
+    let store = store::open_with(globals.place()?, Migrations::Verify, "steadfast demo worker", None).await?;
     let ledger = Writer::open(&arguments.ledger);
     let workshop = Arc::new(Workshop {
         root: arguments.dir.clone(),
@@ -74,11 +70,11 @@ pub(crate) async fn run(globals: &Globals, arguments: &Arguments) -> Result<(), 
         ..RuntimeOptions::default()
     };
     let (activities, orchestrations) = (job::activities(&workshop), job::orchestrations(&workshop));
-    let runtime = Runtime::start_with_options(Arc::new(provider.clone()), activities, orchestrations, options).await;
+    let runtime = Runtime::start_with_options(store.for_runtime(), activities, orchestrations, options).await;
     // An error means that the thread is gone, which is as good a reason to end.
     let _ = goodbye.await;
     runtime.shutdown(Some(GRACE_MS)).await;
-    provider.close().await;
+    store.close().await;
     Ok(())
 }
 

@@ -9,7 +9,7 @@ use duroxide::providers::{ExecutionInfo, ProviderError};
 use super::connection::Place;
 use super::op;
 use super::provider::EmbeddedProvider;
-use crate::inspect::{InstanceDetail, InstanceQuery, InstanceSummary, QueueReport};
+use crate::inspect::{Inspect, InstanceDetail, InstanceQuery, InstanceSummary, QueueReport};
 
 /// How a provider fares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,5 +86,28 @@ impl EmbeddedProvider {
             waiting_workers,
             history_cache_bytes: store.cache().bytes(),
         }
+    }
+}
+
+#[async_trait::async_trait]
+impl Inspect for EmbeddedProvider {
+    async fn instances(&self, query: InstanceQuery) -> Result<Vec<InstanceSummary>, ProviderError> {
+        Self::instances(self, query).await
+    }
+
+    async fn instance(&self, instance: &str) -> Result<Option<InstanceDetail>, ProviderError> {
+        Self::instance(self, instance).await
+    }
+
+    async fn executions(&self, instance: &str) -> Result<Vec<ExecutionInfo>, ProviderError> {
+        Self::executions(self, instance).await
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueReport>, ProviderError> {
+        Self::queues(self).await
+    }
+
+    async fn close(&self) {
+        Self::close(self).await;
     }
 }

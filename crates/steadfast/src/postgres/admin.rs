@@ -9,9 +9,9 @@ use duroxide::providers::{
 };
 
 use super::error::StoreError;
-use super::inspect::InstanceDetail;
 use super::op;
 use super::provider::PostgresProvider;
+use crate::inspect::InstanceDetail;
 
 fn refuse(operation: &'static str) -> impl Fn(StoreError) -> ProviderError {
     move |error| error.into_provider_error(operation)

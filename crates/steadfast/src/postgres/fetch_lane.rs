@@ -9,19 +9,19 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, oneshot};
 use tokio_postgres::Row;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::error::StoreError;
-use super::exchange::Passenger;
 use super::listen::{Hints, Queue};
 use super::params::Params;
 use super::store::{Store, later};
 use crate::history_cache::random_id;
 use crate::wake::{Found, Look, WaiterId, Wake};
+
+mod along;
 
 /// Claims items for waiters.
 pub(crate) trait Claimer: Send + Sync + Sized + 'static {
@@ -361,27 +361,6 @@ impl<C: Claimer> FetchLane<C> {
         self.register_sleepers();
     }
 
-    /// A look that goes along with a call which fills this queue; `None` when nobody waits for one.
-    pub(crate) fn along(self: &Arc<Self>) -> Option<Box<dyn Passenger>> {
-        let store = self.claimer.store()?;
-        let look = {
-            let mut state = self.lock();
-            if state.closed {
-                return None;
-            }
-            state.wake.look_along(Instant::now())?
-        };
-        let (ids, seats) = self.seats_of(&look);
-        Some(Box::new(Along {
-            lane: Arc::clone(self),
-            store,
-            look,
-            ids,
-            seats,
-            terms: ClaimTerms::new(),
-        }))
-    }
-
     /// Hands items to their waiters; returns those whose waiters are gone.
     fn deliver(&self, look: &Look<C::Group>, ids: &[WaiterId], claimed: Claimed<C::Item>) -> Vec<C::Item> {
         let Claimed { items, busy, next_due } = claimed;
@@ -477,55 +456,6 @@ impl<C: Claimer> FetchLane<C> {
         {
             hints.want(C::QUEUE);
         }
-    }
-}
-
-/// A look that goes along with a call.
-struct Along<C: Claimer> {
-    lane: Arc<FetchLane<C>>,
-    store: Arc<Store>,
-    look: Look<C::Group>,
-    ids: Vec<WaiterId>,
-    seats: Vec<C::Seat>,
-    terms: ClaimTerms,
-}
-
-impl<C: Claimer> Passenger for Along<C> {
-    fn function(&self) -> &'static str {
-        C::FUNCTION
-    }
-
-    fn limit_at(&self) -> usize {
-        C::LIMIT_AT
-    }
-
-    fn params(&self) -> Params {
-        C::params(&self.store, &self.look.group, &self.seats, &self.terms, false)
-    }
-
-    fn made(&mut self, units: usize) -> bool {
-        let mut state = self.lane.lock();
-        state.wake.signal_along(&mut self.look);
-        state.keep(units)
-    }
-
-    fn arrive(self: Box<Self>, answer: Result<Vec<Row>, StoreError>) -> BoxFuture<'static, ()> {
-        Box::pin(async move {
-            let Self {
-                lane,
-                store,
-                look,
-                ids,
-                seats,
-                terms,
-            } = *self;
-            let result = match answer {
-                // Nothing was claimed, for a reason that may be the other half's: look again, alone.
-                Err(error) if !error.is_in_doubt() => Ok(Claimed::again()),
-                answer => FetchLane::<C>::taken(&store, &look.group, &seats, &terms, answer).await,
-            };
-            lane.finish(look, &ids, result).await;
-        })
     }
 }
 

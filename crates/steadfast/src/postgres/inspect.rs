@@ -7,85 +7,7 @@ use duroxide::providers::{ExecutionInfo, ProviderError};
 use super::listen::ListenerState;
 use super::op;
 use super::provider::PostgresProvider;
-
-/// Which instances to list. `default()` lists nothing: set `limit`.
-#[derive(Debug, Clone, Default)]
-pub struct InstanceQuery {
-    /// Only this status: `Running`, `Completed`, `Failed`, `ContinuedAsNew`.
-    pub status: Option<String>,
-    /// Only this orchestration.
-    pub name: Option<String>,
-    /// Only ids that begin so.
-    pub prefix: Option<String>,
-    /// Continue after the row with this key (of an earlier page).
-    pub before: Option<u64>,
-    /// At most so many.
-    pub limit: u32,
-}
-
-/// A row of a listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct InstanceSummary {
-    /// Incarnation of the instance in this store; also the page token.
-    pub key: u64,
-    /// The instance's id.
-    pub instance_id: String,
-    /// Name of the orchestration.
-    pub orchestration_name: String,
-    /// Version of the orchestration, `unknown` when it has none.
-    pub orchestration_version: String,
-    /// Current execution.
-    pub execution_id: u64,
-    /// Status of the current execution.
-    pub status: String,
-    /// The orchestration that started it, if one did.
-    pub parent_instance_id: Option<String>,
-    /// When its first message was claimed, in ms since the epoch by the database's clock.
-    pub created_at_ms: u64,
-    /// When its last turn was committed, likewise.
-    pub updated_at_ms: u64,
-}
-
-/// Everything about an instance but its history and key-values.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct InstanceDetail {
-    /// As in a listing.
-    pub summary: InstanceSummary,
-    /// Result, error or next input of the current execution.
-    pub output: Option<String>,
-    /// Custom status, if one is set.
-    pub custom_status: Option<String>,
-    /// How often the custom status was set or cleared.
-    pub custom_status_version: u64,
-    /// Version of duroxide that the current execution is pinned to.
-    pub replay_version: Option<String>,
-    /// Messages that wait for it, due or not.
-    pub pending_messages: u64,
-    /// Rest of the lease if a dispatcher holds it; negative when it has ended.
-    pub lease_left_ms: Option<i64>,
-}
-
-/// What waits in a queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct QueueReport {
-    /// `orchestrator`, `worker` or `quarantine`.
-    pub queue: String,
-    /// Due and free.
-    pub ready: u64,
-    /// Due later.
-    pub delayed: u64,
-    /// Handed out.
-    pub leased: u64,
-    /// Leases held: instances for the orchestrator queue, activities for the worker queue.
-    pub leases: u64,
-    /// Age of the oldest item that is due and free.
-    pub oldest_due_ms: Option<u64>,
-    /// Time until the next delayed item is due.
-    pub next_due_ms: Option<u64>,
-}
+use crate::inspect::{Inspect, InstanceDetail, InstanceQuery, InstanceSummary, QueueReport};
 
 /// How a provider fares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -159,5 +81,28 @@ impl PostgresProvider {
             waiting_workers: store.work.waiting(),
             history_cache_bytes: store.cache().bytes(),
         }
+    }
+}
+
+#[async_trait::async_trait]
+impl Inspect for PostgresProvider {
+    async fn instances(&self, query: InstanceQuery) -> Result<Vec<InstanceSummary>, ProviderError> {
+        Self::instances(self, query).await
+    }
+
+    async fn instance(&self, instance: &str) -> Result<Option<InstanceDetail>, ProviderError> {
+        Self::instance(self, instance).await
+    }
+
+    async fn executions(&self, instance: &str) -> Result<Vec<ExecutionInfo>, ProviderError> {
+        Self::executions(self, instance).await
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueReport>, ProviderError> {
+        Self::queues(self).await
+    }
+
+    async fn close(&self) {
+        Self::close(self).await;
     }
 }

@@ -19,9 +19,10 @@ mod store;
 pub mod target;
 pub mod tls;
 
+pub use crate::inspect::{InstanceDetail, InstanceQuery, InstanceSummary, QueueReport};
 pub use builder::{Builder, DEFAULT_POOL_SIZE, DEFAULT_SCHEMA, LongPoll, Migrations, OpenError, OpenErrorKind};
 pub use connection::PasswordProvider;
-pub use inspect::{Health, InstanceDetail, InstanceQuery, InstanceSummary, QueueReport};
+pub use inspect::Health;
 pub use listen::ListenerState;
 pub use provider::PostgresProvider;
 pub use schema::schema_sql;

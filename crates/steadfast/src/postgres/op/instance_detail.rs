@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
+use crate::inspect::{InstanceDetail, InstanceSummary};
 use crate::item::unpack_version;
 use crate::postgres::error::StoreError;
-use crate::postgres::inspect::{InstanceDetail, InstanceSummary};
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column};
 

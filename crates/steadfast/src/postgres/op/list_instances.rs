@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
+use crate::inspect::{InstanceQuery, InstanceSummary};
 use crate::postgres::error::StoreError;
-use crate::postgres::inspect::{InstanceQuery, InstanceSummary};
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column};
 
