@@ -10,7 +10,9 @@ mod compare;
 mod contender;
 mod counters;
 mod report;
+mod robustness;
 mod server;
+mod slow_network;
 mod suite;
 mod workload;
 
@@ -62,6 +64,8 @@ enum Command {
     },
     /// All providers side by side: throughput, latency and costs.
     Compare(compare::Options),
+    /// Claims beside crowds of rows, throughput beside an open transaction and through a slow network.
+    Robustness(robustness::Options),
     /// Draws throughput by slots from a results file.
     Chart {
         /// File that `compare` has written.
@@ -108,6 +112,7 @@ async fn main() -> Result<()> {
             print(&results, false);
             Ok(())
         }
+        Command::Robustness(ref options) => robustness::run(url()?, options).await,
         Command::Chart { ref results, ref to } => chart::draw(&chart::read(results)?, to),
         Command::Report { ref results } => {
             print(&last_of_each(chart::read(results)?), true);
