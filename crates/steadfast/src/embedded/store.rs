@@ -263,6 +263,11 @@ impl Store {
             .saturating_add(Reading::take(&self.settings.faults).uptime_ms)
     }
 
+    /// The wall clock's time.
+    pub(crate) fn wall_now(&self) -> i64 {
+        Reading::take(&self.settings.faults).wall_ms
+    }
+
     pub(crate) fn place(&self) -> &Place {
         &self.place
     }
