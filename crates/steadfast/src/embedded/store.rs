@@ -231,7 +231,7 @@ impl Store {
             Place::File(path) => (Some(Witness::new(path)?), open_readers(path, settings.readers)?),
             Place::Memory => (None, Vec::new()),
         };
-        let readers = (!reading.is_empty()).then(Arc::<Readers>::default);
+        let readers = (!reading.is_empty()).then(|| Arc::new(Readers::of(reading.len())));
         let store = Arc::new(Self {
             mailbox: Mailbox::new(),
             sessions: Sessions::default(),
@@ -393,6 +393,14 @@ impl Store {
         self.mailbox.bell.notify_one();
         if let Some(readers) = &self.readers {
             readers.close();
+        }
+    }
+
+    /// Waits until no reader has the file open any more.
+    pub(crate) fn outlast_readers(&self) {
+        if let Some(readers) = &self.readers {
+            readers.close();
+            readers.wait_until_gone();
         }
     }
 

@@ -1,7 +1,7 @@
 //! Fills an empty store with rows that were carried here: first aside, then all at once.
 //!
-//! Invariant: until all rows are there, none of them is in the file: they wait in a table of the writer's connection,
-//! which vanishes with it.
+//! Invariant: until all rows are there, none of them is seen: they wait in a table of their own, which the last step
+//! removes, and the next copy empties if a copy has failed.
 
 use uuid::Uuid;
 
@@ -11,7 +11,7 @@ use crate::embedded::error::StoreError;
 use crate::embedded::transaction::Tx;
 use crate::transfer::{Row, Taken};
 
-const STAGE: &str = "CREATE TEMP TABLE IF NOT EXISTS sf_copied (
+const STAGE: &str = "CREATE TABLE IF NOT EXISTS sf_copied (
     row_no INTEGER PRIMARY KEY, copy_id TEXT NOT NULL, kind INTEGER NOT NULL, instance_id TEXT,
     n1 INTEGER, n2 INTEGER, n3 INTEGER, n4 INTEGER, n5 INTEGER, n6 INTEGER,
     b1 BLOB, b2 BLOB, b3 BLOB, b4 BLOB, b5 BLOB)";
@@ -35,10 +35,10 @@ impl Operation for Staged {
         tx.execute(STAGE, [])?;
         let copy_id = self.copy_id.to_string();
         if self.first_row == 0 {
-            tx.execute("DELETE FROM temp.sf_copied WHERE copy_id <> ?1", [&copy_id])?;
+            tx.execute("DELETE FROM sf_copied WHERE copy_id <> ?1", [&copy_id])?;
         }
         let mut statement = tx.statement(
-            "INSERT OR REPLACE INTO temp.sf_copied VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
+            "INSERT OR REPLACE INTO sf_copied VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)",
         )?;
         for (row, row_no) in self.rows.iter().zip(self.first_row..) {
             let ([n1, n2, n3, n4, n5, n6], [b1, b2, b3, b4, b5]) = (row.numbers, &row.blobs);
@@ -66,58 +66,58 @@ const TAKE: &[(&str, &str)] = &[
             parent_instance_id)
          SELECT ?1 + row_number() OVER (ORDER BY n6), instance_id, n1, n2, n3, n4, n5, CAST(b1 AS TEXT),
             CAST(b2 AS TEXT), CAST(b3 AS TEXT), CAST(b4 AS TEXT), CAST(b5 AS TEXT)
-         FROM temp.sf_copied WHERE kind = 1",
+         FROM sf_copied WHERE kind = 1",
     ),
     (
         // What has no instance yet hangs on a row all the same.
         "place to hang things on",
         "INSERT INTO sf_instance (instance_key, instance_id, created_at_ms, updated_at_ms)
          SELECT ?1 + row_number() OVER (ORDER BY instance_id), instance_id, wall_ms, wall_ms
-         FROM (SELECT DISTINCT instance_id FROM temp.sf_copied WHERE kind IN (2, 3, 4, 6, 8)
+         FROM (SELECT DISTINCT instance_id FROM sf_copied WHERE kind IN (2, 3, 4, 6, 8)
                EXCEPT SELECT instance_id FROM sf_instance), sf_state",
     ),
     (
         "execution",
         "INSERT INTO sf_execution (instance_key, execution_id, replay_version, started_at_ms, completed_at_ms, status, output)
          SELECT instance_key, n1, n2, n3, n4, CAST(b1 AS TEXT), CAST(b2 AS TEXT)
-         FROM temp.sf_copied c CROSS JOIN sf_instance USING (instance_id) WHERE kind = 2 AND ?1 IS NOT NULL ORDER BY row_no",
+         FROM sf_copied c CROSS JOIN sf_instance USING (instance_id) WHERE kind = 2 AND ?1 IS NOT NULL ORDER BY row_no",
     ),
     (
         "event",
         "INSERT INTO sf_event (instance_key, execution_id, event_id, kind, payload)
          SELECT instance_key, n1, n2, n3, b1
-         FROM temp.sf_copied c CROSS JOIN sf_instance USING (instance_id) WHERE c.kind = 3 AND ?1 IS NOT NULL ORDER BY row_no",
+         FROM sf_copied c CROSS JOIN sf_instance USING (instance_id) WHERE c.kind = 3 AND ?1 IS NOT NULL ORDER BY row_no",
     ),
     (
         "message",
         "INSERT INTO sf_message (message_id, instance_key, visible_at, attempt_count, kind, payload)
          SELECT ?1 + row_number() OVER (ORDER BY n6), instance_key, n1, n2, n3, b1
-         FROM temp.sf_copied c CROSS JOIN sf_instance USING (instance_id) WHERE c.kind = 4",
+         FROM sf_copied c CROSS JOIN sf_instance USING (instance_id) WHERE c.kind = 4",
     ),
     (
         "activity",
         "INSERT INTO sf_work (work_id, instance_key, execution_id, activity_id, available_at, attempt_count, tag,
             session_key, payload)
          SELECT ?1 + row_number() OVER (ORDER BY n6), instance_key, n1, n2, n3, n4, b1, b2, b3
-         FROM temp.sf_copied c CROSS JOIN sf_instance USING (instance_id) WHERE c.kind = 6",
+         FROM sf_copied c CROSS JOIN sf_instance USING (instance_id) WHERE c.kind = 6",
     ),
     (
         "session",
         "INSERT INTO sf_session (session_key, last_activity_at)
-         SELECT b1, n1 FROM temp.sf_copied WHERE kind = 7 AND ?1 IS NOT NULL",
+         SELECT b1, n1 FROM sf_copied WHERE kind = 7 AND ?1 IS NOT NULL",
     ),
     (
         "key-value",
         "INSERT INTO sf_kv (instance_key, key, base_value, base_at_ms, changed, delta_value, delta_at_ms)
          SELECT instance_key, CAST(b1 AS TEXT), CAST(b2 AS TEXT), n1, n2, CAST(b3 AS TEXT), n3
-         FROM temp.sf_copied c CROSS JOIN sf_instance USING (instance_id) WHERE kind = 8 AND ?1 IS NOT NULL",
+         FROM sf_copied c CROSS JOIN sf_instance USING (instance_id) WHERE kind = 8 AND ?1 IS NOT NULL",
     ),
     (
         "quarantined",
         "INSERT INTO sf_quarantine (quarantine_id, instance_id, execution_id, activity_id, quarantined_at_ms, queue, error,
             payload)
          SELECT ?1 + row_number() OVER (ORDER BY n6), instance_id, n1, n2, n3, CAST(b1 AS TEXT), CAST(b2 AS TEXT), b3
-         FROM temp.sf_copied WHERE kind = 9",
+         FROM sf_copied WHERE kind = 9",
     ),
 ];
 
@@ -138,7 +138,7 @@ impl Operation for TakeStaged {
         }
         tx.execute(STAGE, [])?;
         let here: Option<i64> = tx.one(
-            "SELECT count(*) FROM temp.sf_copied WHERE copy_id = ?1",
+            "SELECT count(*) FROM sf_copied WHERE copy_id = ?1",
             [self.copy_id.to_string()],
             |row| row.get(0),
         )?;
@@ -155,7 +155,7 @@ impl Operation for TakeStaged {
             place(tx, key)?;
         }
         tx.work_at(tx.now);
-        tx.execute("DELETE FROM temp.sf_copied", [])?;
+        tx.execute("DROP TABLE sf_copied", [])?;
         Ok(Taken::All)
     }
 }
