@@ -32,6 +32,7 @@ impl Batch for EnqueueMessages {
         max_calls: 256,
         max_bytes: 8 << 20,
         max_in_flight: 1,
+        beside_calls: usize::MAX,
     };
 
     fn bytes(call: &Enqueued) -> usize {
@@ -83,7 +84,10 @@ impl Coded for EnqueueMessages {
 
 impl Exchange for EnqueueMessages {
     const FILLS: Queue = Queue::Turns;
-    const BOTH: &'static str = "sf_enqueue_for_orchestrator+sf_fetch_orchestration_item";
+
+    fn both(_: Queue) -> &'static str {
+        "sf_enqueue_for_orchestrator+sf_fetch_orchestration_item"
+    }
 
     fn fills(call: &Enqueued) -> bool {
         match call.delay {

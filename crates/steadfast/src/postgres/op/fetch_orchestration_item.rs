@@ -16,7 +16,7 @@ use super::abandon_orchestration_item::AbandonedTurn;
 use crate::group::{TurnGroup, millis};
 use crate::item::decode_history;
 use crate::postgres::error::StoreError;
-use crate::postgres::fetch_lane::{ClaimTerms, Claimed, Claimer};
+use crate::postgres::fetch_lane::{ClaimTerms, Claimed, Claimer, Mark};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column};
@@ -44,6 +44,10 @@ impl Claimer for TurnClaimer {
 
     const FUNCTION: &'static str = "sf_fetch_orchestration_item";
     const LIMIT_AT: usize = 3;
+
+    fn mark(turn: &ClaimedTurn) -> Mark {
+        (turn.token.instance_key, turn.token.claim)
+    }
 
     fn store(&self) -> Option<Arc<Store>> {
         self.0.upgrade()
