@@ -100,7 +100,7 @@ impl Exchange for AckTurns {
         }
     }
 
-    fn mark(call: &AckTurn) -> Option<Mark> {
+    fn mark(call: &EncodedTurn) -> Option<Mark> {
         Some((call.token.instance_key, call.token.claim))
     }
 
