@@ -146,6 +146,7 @@ unsafe extern "C" fn open(
             }
             return code;
         }
+        known.recorder.found(&known.name);
         let watched = file.cast::<Watched>();
         (*watched).file = Box::into_raw(Box::new(known));
         (*watched).base.pMethods = &raw const METHODS;

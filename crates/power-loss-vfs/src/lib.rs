@@ -16,10 +16,26 @@ pub use layer::{NotInstalled, install};
 /// Something that happened to a watched file, or a mark of the test.
 #[derive(Debug, Clone)]
 enum Entry {
-    Write { file: String, at: u64, data: Vec<u8> },
-    Truncate { file: String, len: u64 },
-    Sync { file: String },
-    Delete { file: String },
+    /// It was there, and durable, when it was first opened.
+    Found {
+        file: String,
+        data: Vec<u8>,
+    },
+    Write {
+        file: String,
+        at: u64,
+        data: Vec<u8>,
+    },
+    Truncate {
+        file: String,
+        len: u64,
+    },
+    Sync {
+        file: String,
+    },
+    Delete {
+        file: String,
+    },
     Note(u64),
 }
 
@@ -91,6 +107,23 @@ impl Recorder {
 
     fn trouble(&self) -> Trouble {
         *lock(&self.trouble)
+    }
+
+    /// What was in a file before it was opened for the first time.
+    fn found(&self, name: &str) {
+        let seen = lock(&self.log).iter().any(|entry| match entry {
+            Entry::Found { file, .. } | Entry::Write { file, .. } | Entry::Sync { file } => file == name,
+            _ => false,
+        });
+        if !seen
+            && let Ok(data) = std::fs::read(self.folder.join(name))
+            && !data.is_empty()
+        {
+            self.record(Entry::Found {
+                file: name.to_owned(),
+                data,
+            });
+        }
     }
 
     fn record(&self, entry: Entry) {

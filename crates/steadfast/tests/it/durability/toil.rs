@@ -158,11 +158,15 @@ fn lives(file: &rusqlite::Connection) -> BTreeMap<String, Life> {
     );
     each(
         "SELECT instance_id, event_id FROM sf_event JOIN sf_instance USING (instance_key)",
-        &mut |life, row| drop(life.events.insert(row.get(1).unwrap())),
+        &mut |life, row| {
+            life.events.insert(row.get(1).unwrap());
+        },
     );
     each(
         "SELECT instance_id, activity_id FROM sf_work JOIN sf_instance USING (instance_key)",
-        &mut |life, row| drop(life.queued.insert(row.get(1).unwrap())),
+        &mut |life, row| {
+            life.queued.insert(row.get(1).unwrap());
+        },
     );
     each(
         "SELECT instance_id, payload FROM sf_message JOIN sf_instance USING (instance_key)",
