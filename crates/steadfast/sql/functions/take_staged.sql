@@ -1,7 +1,7 @@
 -- sf_take_staged: fills the empty store with the p_rows rows that were kept aside for p_copy_id. Answers {code}: 0 done,
 -- 1 the store is not empty, 2 they are not all there. Codes 1 and 2 have changed nothing.
 -- Called by: op/take_staged.rs, once everything has been carried.
--- Locks: batch id; the tables that work begins in, against everybody else who writes; then its own rows.
+-- Locks: its batch row; the tables that work begins in, against everybody else who writes; then its own rows.
 -- Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_take_staged(
     p_batch_id uuid, p_retain_ms bigint, p_copy_id uuid, p_rows bigint, OUT results bigint[])
@@ -10,7 +10,7 @@ DECLARE
     v_now timestamptz := clock_timestamp();
     v_ms  interval := interval '1 millisecond';
 BEGIN
-    results := sf_batch_results(p_batch_id);
+    results := sf_batch_open(p_batch_id, p_retain_ms, 1);
     IF results IS NOT NULL THEN
         RETURN;
     END IF;
@@ -19,6 +19,7 @@ BEGIN
                     WHEN p_rows <> (SELECT count(*) FROM sf_copied c WHERE c.copy_id = p_copy_id) THEN ARRAY[2]
                     ELSE ARRAY[0] END;
     IF results[1] <> 0 THEN
+        PERFORM sf_batch_close(p_batch_id, false, results);
         RETURN;
     END IF;
     INSERT INTO sf_instance (instance_id, execution_id, replay_version, custom_status_version, created_at, updated_at,
@@ -66,5 +67,5 @@ BEGIN
            convert_from(c.b2, 'UTF8'), c.b3
     FROM sf_copied c WHERE c.copy_id = p_copy_id AND c.kind = 9 ORDER BY c.n6;
     DELETE FROM sf_copied c;
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, results);
+    PERFORM sf_batch_close(p_batch_id, false, results);
 END $$;
