@@ -30,7 +30,7 @@ struct Known {
 
 /// SQLite places files at multiples of 8 bytes.
 const HEADER: usize = size_of::<Watched>();
-const _: () = assert!(HEADER % 8 == 0 && align_of::<Watched>() <= 8);
+const _: () = assert!(HEADER.is_multiple_of(8) && align_of::<Watched>() <= 8);
 
 /// The lower layer, as an address: written once, before anybody uses it.
 static LOWER: OnceLock<usize> = OnceLock::new();

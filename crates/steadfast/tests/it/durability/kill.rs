@@ -21,7 +21,7 @@ const SPAN: u64 = 1_000_000;
 
 /// Rounds in all: `STEADFAST_TEST_KILLS=20000 cargo xtask test -- -p steadfast --test it durability::kill` for a long run.
 fn rounds() -> u64 {
-    std::env::var("STEADFAST_TEST_KILLS").map_or(1_000, |text| text.parse().expect("a number of rounds"))
+    std::env::var("STEADFAST_TEST_KILLS").map_or(2_000, |text| text.parse().expect("a number of rounds"))
 }
 
 fn variable(name: &str) -> String {
