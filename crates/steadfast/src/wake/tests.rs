@@ -31,6 +31,43 @@ fn one_look_serves_all_who_wait() {
 }
 
 #[test]
+fn a_look_that_lost_waiters_before_it_asked_has_not_found_the_queue_dry() {
+    let now = Instant::now();
+    let mut wake = Wake::new(8);
+    let first = wake.register("g", false);
+    let second = wake.register("g", false);
+    let mut look = wake.looks(now).remove(0);
+    // One of them was served by a look beside it: one item was asked for, and one came.
+    wake.remove(&"g", second);
+    look.waiters.retain(|id| *id == first);
+    wake.remove(&"g", first);
+    wake.looked(now, &look, found(1));
+    wake.register("g", false);
+    assert_eq!(wake.looks(now).len(), 1, "there may be more");
+}
+
+#[test]
+fn a_look_beside_another_serves_only_those_who_come_back() {
+    let now = Instant::now();
+    let mut wake = Wake::new(8);
+    wake.register("g", false);
+    let plain = wake.looks(now).remove(0);
+    let aside = wake.look_returning(now, &"g", 2).expect("not dry");
+    assert!(aside.waiters.is_empty());
+    wake.looked(now, &aside, found(2));
+    assert!(wake.looks(now).is_empty(), "the other look is still under way");
+    wake.looked(now, &plain, NOTHING);
+    assert!(wake.look_returning(now, &"g", 2).is_none(), "dry");
+    wake.signal();
+    let served = wake.look_returning(now, &"g", 2).expect("signalled");
+    assert_eq!(
+        (served.waiters.len(), served.returning),
+        (1, 2),
+        "whoever waits goes along"
+    );
+}
+
+#[test]
 fn a_new_waiter_on_a_dry_queue_sleeps_unless_it_may_not() {
     let now = Instant::now();
     let mut wake = Wake::new(8);

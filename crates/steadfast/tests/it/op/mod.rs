@@ -5,4 +5,5 @@
 mod defects;
 mod doubt;
 pub(crate) mod gate;
+mod returning;
 pub(crate) mod scene;
