@@ -15,6 +15,7 @@ mod crash;
 mod e2e;
 mod harness;
 mod locks;
+mod model;
 mod op;
 mod proxy;
 mod routing;
