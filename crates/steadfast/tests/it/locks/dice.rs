@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::{BuildHasher, Hasher};
 
 /// The seed of a test.
-pub(super) fn seed(test: &str) -> u64 {
+pub(crate) fn seed(test: &str) -> u64 {
     let seed = std::env::var("STEADFAST_IT_SEED")
         .ok()
         .and_then(|text| text.parse().ok())
@@ -14,10 +14,10 @@ pub(super) fn seed(test: &str) -> u64 {
 }
 
 /// A stream of numbers (SplitMix64); one per task, so that the tasks do not disturb each other's.
-pub(super) struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    pub(super) fn new(seed: u64, task: u64) -> Self {
+    pub(crate) fn new(seed: u64, task: u64) -> Self {
         let mut dice = Self(seed ^ task.wrapping_mul(0xd134_2543_de82_ef95));
         dice.roll();
         dice
@@ -32,15 +32,15 @@ impl Dice {
     }
 
     /// One of `0..sides`.
-    pub(super) fn below(&mut self, sides: u64) -> u64 {
+    pub(crate) fn below(&mut self, sides: u64) -> u64 {
         self.roll() % sides
     }
 
-    pub(super) fn one_in(&mut self, sides: u64) -> bool {
+    pub(crate) fn one_in(&mut self, sides: u64) -> bool {
         self.below(sides) == 0
     }
 
-    pub(super) fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+    pub(crate) fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
         &of[self.below(of.len() as u64) as usize]
     }
 }

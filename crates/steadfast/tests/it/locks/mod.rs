@@ -7,7 +7,7 @@
 
 mod busy;
 mod crowd;
-mod dice;
+pub(crate) mod dice;
 mod explain;
 mod order;
 mod plans;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use duroxide::providers::Provider;
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use steadfast::postgres::PostgresProvider;
 use tokio::runtime::Runtime;
 
 use super::command::{CALLERS, Step, steps};
@@ -21,9 +22,18 @@ pub(super) type Open<'a> = &'a dyn Fn(&Runtime) -> Bench;
 pub(super) struct Bench {
     pub(super) store: Store,
     pub(super) callers: Vec<Arc<dyn Provider>>,
+    /// A caller that was not opened by the store.
+    pub(super) apart: Option<Arc<PostgresProvider>>,
 }
 
 impl Bench {
+    pub(super) async fn close(self) {
+        if let Some(provider) = &self.apart {
+            provider.close().await;
+        }
+        self.store.close().await;
+    }
+
     pub(super) fn on(engine: Engine) -> impl Fn(&Runtime) -> Self {
         move |runtime| {
             runtime.block_on(async {
@@ -32,7 +42,11 @@ impl Bench {
                 for _ in 0..CALLERS {
                     callers.push(store.open().await);
                 }
-                Self { store, callers }
+                Self {
+                    store,
+                    callers,
+                    apart: None,
+                }
             })
         }
     }
@@ -68,13 +82,13 @@ pub(super) fn search(open: Open<'_>, cases: u32, seed: u64) -> Option<(Differenc
             }
             Err(difference) => {
                 // What it left behind would confuse the next.
-                runtime.block_on(ready.store.close());
+                runtime.block_on(ready.close());
                 Err(TestCaseError::fail(difference))
             }
         }
     });
     if let Some(bench) = bench.into_inner() {
-        runtime.block_on(bench.store.close());
+        runtime.block_on(bench.close());
     }
     match outcome {
         Ok(()) => None,
