@@ -3,7 +3,11 @@
 //! It reads the frontend protocol, so that a fault can wait for a request by its SQL text even when that text went
 //! over the wire long before, as a prepared statement. It cannot look into TLS: its URLs switch TLS off.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a tool for tests: what cannot go on panics")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a tool for tests: what cannot go on panics"
+)]
 
 mod wire;
 

@@ -5,6 +5,7 @@
 //! Invariant: figures come from the server's own counters, never from ours; each run has a schema of its own.
 #![allow(clippy::print_stdout, reason = "the figures are this program's output")]
 
+mod chaos;
 mod chart;
 mod compare;
 mod contender;
@@ -62,6 +63,14 @@ enum Command {
     },
     /// All providers side by side: throughput, latency and costs.
     Compare(compare::Options),
+    /// Tries to make the store lose, double or stall work, and checks that it did not.
+    Chaos(chaos::Options),
+    /// A worker process of `chaos`.
+    #[command(hide = true)]
+    ChaosWorker,
+    /// A client process of `chaos`.
+    #[command(hide = true)]
+    ChaosClient,
     /// Draws throughput by slots from a results file.
     Chart {
         /// File that `compare` has written.
@@ -108,6 +117,9 @@ async fn main() -> Result<()> {
             print(&results, false);
             Ok(())
         }
+        Command::Chaos(ref options) => chaos::run(cli.database_url.as_deref(), options).await,
+        Command::ChaosWorker => chaos::work().await,
+        Command::ChaosClient => chaos::ask().await,
         Command::Chart { ref results, ref to } => chart::draw(&chart::read(results)?, to),
         Command::Report { ref results } => {
             print(&last_of_each(chart::read(results)?), true);
