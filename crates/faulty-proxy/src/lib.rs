@@ -42,8 +42,8 @@ pub enum Fault {
 enum Frozen {
     Nothing,
     Everything,
-    /// Connections on which somebody listens for notifications.
-    Listeners,
+    /// Connections on which somebody listens for notifications, of the first so many.
+    Listeners(u64),
 }
 
 /// Where the real server listens.
@@ -256,10 +256,10 @@ impl Proxy {
         self.shared.frozen.send_replace(Frozen::Everything);
     }
 
-    /// As [`freeze`](Self::freeze), for connections on which somebody listens for notifications only: their listener is dead,
-    /// and nobody is told.
+    /// As [`freeze`](Self::freeze), for those connections of now only on which somebody listens for notifications: the
+    /// listener is dead, and nobody is told.
     pub fn freeze_listeners(&self) {
-        self.shared.frozen.send_replace(Frozen::Listeners);
+        self.shared.frozen.send_replace(Frozen::Listeners(self.connections()));
     }
 
     /// Closes the half of each connection that brings answers; requests still reach the server.
@@ -343,15 +343,21 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         if shared.refusing.load(Ordering::Relaxed) {
             continue;
         }
-        shared.counters.connections.fetch_add(1, Ordering::Relaxed);
+        let number = shared.counters.connections.fetch_add(1, Ordering::Relaxed) + 1;
         shared.counters.open.fetch_add(1, Ordering::Relaxed);
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             // An error is an end of the connection like any other.
-            let _ = connection(client, &shared).await;
+            let _ = connection(client, number, &shared).await;
             shared.counters.open.fetch_sub(1, Ordering::Relaxed);
         });
     }
+}
+
+/// Which connection it is, and whether somebody listens on it for notifications.
+struct Listener {
+    number: u64,
+    listens: AtomicBool,
 }
 
 /// What travels on a delay line.
@@ -370,7 +376,7 @@ struct Lost {
     sprung: watch::Sender<bool>,
 }
 
-async fn connection(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
+async fn connection(client: TcpStream, number: u64, shared: &Shared) -> std::io::Result<()> {
     let mut cuts = shared.cuts.subscribe();
     client.set_nodelay(true)?;
     let (client_read, client_write) = client.into_split();
@@ -379,12 +385,15 @@ async fn connection(client: TcpStream, shared: &Shared) -> std::io::Result<()> {
     let (down, down_line) = mpsc::unbounded_channel();
     let refusals = down.downgrade();
     let lost = Mutex::new(None);
-    let listens = AtomicBool::new(false);
+    let listener = Listener {
+        number,
+        listens: AtomicBool::new(false),
+    };
     let end = tokio::select! {
-        end = read_requests(client_read, up, refusals, shared, &lost, &listens) => end,
+        end = read_requests(client_read, up, refusals, shared, &lost, &listener) => end,
         end = read_answers(&mut server_read, down, shared, &lost) => end,
-        end = write(&mut server_write, up_line, shared, &listens) => end,
-        end = deliver(client_write, down_line, shared, &listens) => end,
+        end = write(&mut server_write, up_line, shared, &listener) => end,
+        end = deliver(client_write, down_line, shared, &listener) => end,
         _ = cuts.changed() => Ok(()),
     };
     // The client's side is closed by now. The server's is closed behind the last request, and what it still sends is
@@ -404,7 +413,7 @@ async fn read_requests(
     refusals: mpsc::WeakUnboundedSender<(Instant, Cargo)>,
     shared: &Shared,
     lost: &Mutex<Option<Lost>>,
-    listens: &AtomicBool,
+    listener: &Listener,
 ) -> std::io::Result<()> {
     let mut frontend = Frontend::default();
     let mut buffer = vec![0; 1 << 16];
@@ -434,7 +443,7 @@ async fn read_requests(
                 Unit::Request { bytes, texts } => (bytes, texts),
             };
             if texts.iter().any(|text| text.contains("LISTEN ")) {
-                listens.store(true, Ordering::Relaxed);
+                listener.listens.store(true, Ordering::Relaxed);
             }
             // On a connection that is about to end, no other fault can happen.
             let ending = lost.lock().unwrap().is_some();
@@ -524,11 +533,11 @@ async fn deliver(
     mut to: impl AsyncWrite + Unpin,
     line: mpsc::UnboundedReceiver<(Instant, Cargo)>,
     shared: &Shared,
-    listens: &AtomicBool,
+    listener: &Listener,
 ) -> std::io::Result<()> {
     let mut halves = shared.halves.subscribe();
     tokio::select! {
-        end = write(&mut to, line, shared, listens) => return end,
+        end = write(&mut to, line, shared, listener) => return end,
         _ = halves.changed() => {}
     }
     to.shutdown().await?;
@@ -540,7 +549,7 @@ async fn write(
     mut to: impl AsyncWrite + Unpin,
     mut line: mpsc::UnboundedReceiver<(Instant, Cargo)>,
     shared: &Shared,
-    listens: &AtomicBool,
+    listener: &Listener,
 ) -> std::io::Result<()> {
     let mut frozen = shared.frozen.subscribe();
     while let Some((due, cargo)) = line.recv().await {
@@ -549,7 +558,7 @@ async fn write(
         let flows = |frozen: &Frozen| match frozen {
             Frozen::Nothing => true,
             Frozen::Everything => false,
-            Frozen::Listeners => !listens.load(Ordering::Relaxed),
+            Frozen::Listeners(first) => listener.number > *first || !listener.listens.load(Ordering::Relaxed),
         };
         let _ = frozen.wait_for(flows).await;
         match cargo {

@@ -217,8 +217,14 @@ fn leases(evidence: &Evidence) -> Violations {
 }
 
 fn queues(evidence: &Evidence) -> Violations {
-    let deleted: HashSet<String> = asked(evidence, Ask::Delete).into_keys().map(str::to_owned).collect();
-    let excused = |to: &str| deleted.contains(to.split("::").next().unwrap_or_default());
+    let deleted = asked(evidence, Ask::Delete);
+    let cancelled = asked(evidence, Ask::Cancel);
+    let excused = |to: &str| {
+        let root = to.split("::").next().unwrap_or_default();
+        // A parent that is cancelled in its first turn cancels a child that it then never starts.
+        let unborn = root != to && !evidence.instances.contains_key(to);
+        deleted.contains_key(root) || (unborn && cancelled.contains_key(root))
+    };
     let left = evidence.queued.iter().filter(|(_, to)| !excused(to));
     left.map(|(what, to)| format!("{what} for {to}")).collect()
 }

@@ -143,7 +143,8 @@ impl Server {
         let sql = "SELECT 'an activity', i.instance_id FROM sf_work JOIN sf_instance i USING (instance_key)
                    UNION ALL SELECT 'a message', instance_id FROM sf_inbox
                    UNION ALL SELECT 'a routed message', i.instance_id FROM sf_message JOIN sf_instance i USING (instance_key)
-                   UNION ALL SELECT 'a lease', i.instance_id FROM sf_turn JOIN sf_instance i USING (instance_key)
+                   UNION ALL SELECT 'a lease', i.instance_id FROM sf_turn t JOIN sf_instance i USING (instance_key)
+                   WHERE t.claim IS NOT NULL
                    UNION ALL SELECT 'something set aside', instance_id FROM sf_quarantine";
         let rows = self.connect().await?.query(sql, &[]).await?;
         Ok(rows.into_iter().map(|row| (row.get(0), row.get(1))).collect())
