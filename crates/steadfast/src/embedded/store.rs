@@ -35,6 +35,7 @@ const LIMITS: Limits = Limits {
     max_calls: 256,
     max_bytes: 16 << 20,
     max_in_flight: 1,
+    beside_calls: 0,
 };
 
 /// A caller that waits for an instance.
@@ -119,7 +120,8 @@ struct Post {
     jobs: Lane<Box<dyn Job>>,
     turns: Vec<TurnCaller>,
     work: Vec<WorkCaller>,
-    under_way: bool,
+    /// Jobs that the writer has in hand.
+    under_way: usize,
     stopping: bool,
     ended: bool,
 }
@@ -137,7 +139,7 @@ impl Mailbox {
                 jobs: Lane::new(LIMITS),
                 turns: Vec::new(),
                 work: Vec::new(),
-                under_way: false,
+                under_way: 0,
                 stopping: false,
                 ended: false,
             }),
@@ -163,18 +165,19 @@ impl Mailbox {
     /// The writer's side: waits for something to do, at most until `until`, and not at all unless `patient`.
     pub(crate) fn wait(&self, until: Option<Instant>, patient: bool) -> Mail {
         let mut post = self.lock();
-        if std::mem::take(&mut post.under_way) {
-            post.jobs.finished();
+        let done = std::mem::take(&mut post.under_way);
+        if done > 0 {
+            post.jobs.finished(done);
         }
         loop {
             let mut jobs = Vec::new();
             if post.jobs.reserve() {
                 jobs = post.jobs.take_batch(|job| job.is_wanted());
                 if jobs.is_empty() {
-                    post.jobs.finished();
+                    post.jobs.finished(0);
                 }
             }
-            post.under_way = !jobs.is_empty();
+            post.under_way = jobs.len();
             let now = Instant::now();
             let due = until.is_some_and(|at| at <= now);
             let asked = !post.turns.is_empty() || !post.work.is_empty();

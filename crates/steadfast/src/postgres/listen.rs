@@ -37,6 +37,14 @@ impl Queue {
         }
     }
 
+    /// The queue that is filled from this one.
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Turns => Self::Work,
+            Self::Work => Self::Turns,
+        }
+    }
+
     fn letter(self) -> char {
         match self {
             Self::Turns => 't',

@@ -16,7 +16,7 @@ use super::builder::LongPoll;
 use super::connection::{Connector, Pipe};
 use super::error::StoreError;
 use super::exchange::Passenger;
-use super::fetch_lane::FetchLane;
+use super::fetch_lane::{FetchLane, Mark};
 use super::lane::BatchLane;
 use super::listen::{Ear, Hints, Listener, ListenerState, Queue};
 use super::op::abandon_orchestration_item::AbandonTurns;
@@ -148,6 +148,14 @@ impl Store {
         match queue {
             Queue::Turns => self.turns.along(),
             Queue::Work => self.work.along(),
+        }
+    }
+
+    /// Those who had these items from `queue` in hand, and come back for more, go along with the call that ends them.
+    pub(crate) fn returning(&self, queue: Queue, marks: &[Mark]) -> Option<Box<dyn Passenger>> {
+        match queue {
+            Queue::Turns => self.turns.along_returning(marks),
+            Queue::Work => self.work.along_returning(marks),
         }
     }
 
