@@ -39,9 +39,6 @@ use worker::Word;
 
 pub(crate) use worker::{ask, work};
 
-/// Longest time from the last fault to a store at rest: leases, and timers of clocks that were wrong.
-const DRAIN: Duration = Duration::from_secs(120);
-
 /// Where the store lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum EngineChoice {
@@ -76,6 +73,9 @@ pub(crate) struct Options {
     /// Plants a defect, to see that the checker finds it.
     #[arg(long, value_enum)]
     plant: Option<Plant>,
+    /// Longest time from the last fault to a store at rest: leases, and timers of clocks that were wrong.
+    #[arg(long, default_value_t = 120)]
+    drain_seconds: u64,
     /// Leaves the recovery figures out.
     #[arg(long)]
     no_figures: bool,
@@ -215,7 +215,7 @@ impl Run {
         nemesis.heal(&mut self.crew, self.server.as_ref()).await?;
         let lasted = begun.elapsed();
         let healed = Instant::now();
-        let drained = self.drain(healed + DRAIN).await;
+        let drained = self.drain(healed + Duration::from_secs(options.drain_seconds)).await;
         if let Err(error) = &drained {
             println!("not drained: {error:#}");
         }

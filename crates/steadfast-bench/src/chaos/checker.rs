@@ -18,8 +18,11 @@ pub(crate) use activities::all_runs;
 /// What is wrong, one line each.
 type Violations = Vec<String>;
 
+/// A promise, in words, and what finds where it was broken.
+type Promise = (&'static str, fn(&Evidence) -> Violations);
+
 /// The promises.
-pub(crate) const CHECKS: [(&str, fn(&Evidence) -> Violations); 9] = [
+pub(crate) const CHECKS: [Promise; 9] = [
     (
         "every acknowledged start ended exactly once, with the right result",
         starts,

@@ -175,7 +175,7 @@ impl Nemesis {
         let lasts = Duration::from_millis(self.dice.u64(500..8_000));
         let performed = match action {
             Action::Kill | Action::Pause | Action::Burst | Action::Clock | Action::LoseHints | Action::DropListener => {
-                self.to_process(action, crew, victim, lasts, ledger).await?
+                self.strike_process(action, crew, victim, lasts, ledger).await?
             }
             Action::Terminate
             | Action::StopImmediate
@@ -183,10 +183,10 @@ impl Nemesis {
             | Action::Exhaust
             | Action::Hurry
             | Action::Hold => match server.filter(|_| !self.server_down) {
-                Some(server) => self.to_server(action, server, lasts, ledger).await,
+                Some(server) => self.strike_server(action, server, lasts, ledger).await,
                 None => false,
             },
-            _ => self.to_line(action, crew, victim, lasts, ledger),
+            _ => self.strike_line(action, crew, victim, lasts, ledger),
         };
         if performed {
             *self.done.entry(action.words()).or_default() += 1;
@@ -194,7 +194,7 @@ impl Nemesis {
         Ok(())
     }
 
-    async fn to_process(
+    async fn strike_process(
         &mut self,
         action: Action,
         crew: &mut [Member],
@@ -230,12 +230,16 @@ impl Nemesis {
             }
             Action::Burst => return Ok(false),
             Action::Clock => {
-                // Forward only a little: it delays the process's own timers by as much, and the run waits for them.
-                let skew_ms = if self.dice.bool() {
+                // One way it delays the process's own timers by as much, and the run waits for them: only a little. That is
+                // forward where the store takes a timer's time as it is given, and backward where it takes what is left until
+                // then (the framework's clock is not shifted along).
+                let little = self.dice.bool();
+                let skew_ms = if little {
                     20_000
                 } else {
                     -self.dice.i64(60_000..300_000)
                 };
+                let skew_ms = if member.proxy.is_some() { skew_ms } else { -skew_ms };
                 member.say(&Word::Inner(Inner::SkewMs(skew_ms))).await?;
                 self.later(lasts * 2, Cure::Word(victim, Word::Inner(Inner::SkewMs(0))));
             }
@@ -248,7 +252,14 @@ impl Nemesis {
         Ok(true)
     }
 
-    fn to_line(&mut self, action: Action, crew: &[Member], victim: usize, lasts: Duration, ledger: &Ledger) -> bool {
+    fn strike_line(
+        &mut self,
+        action: Action,
+        crew: &[Member],
+        victim: usize,
+        lasts: Duration,
+        ledger: &Ledger,
+    ) -> bool {
         let Some(member) = crew.get(victim) else { return false };
         let (Some(process), Some(proxy)) = (member.active(), &member.proxy) else {
             return false;
@@ -289,7 +300,7 @@ impl Nemesis {
         true
     }
 
-    async fn to_server(&mut self, action: Action, server: &Server, lasts: Duration, ledger: &Ledger) -> bool {
+    async fn strike_server(&mut self, action: Action, server: &Server, lasts: Duration, ledger: &Ledger) -> bool {
         let trouble = |lasts: Duration| {
             let what = action.words().to_owned();
             ledger.note(Fact::Trouble {

@@ -78,8 +78,8 @@ fn missing(evidence: &Evidence) -> Violations {
     wrong
 }
 
-/// What makes an early second run right: the first one's process was paused, or its connections held up, between its claim
-/// and its begin.
+/// What makes an early second run right: a process was paused, or its connections held up, between a claim and the begin of
+/// its run, so that the begins are closer than the claims.
 struct Excuses(Vec<(Option<u32>, u64, u64)>);
 
 impl Excuses {
@@ -95,10 +95,13 @@ impl Excuses {
 
     fn allow(&self, earlier: Run, later: Run) -> bool {
         let lease_ms = u64::try_from(WORK_LEASE.as_millis()).unwrap_or(u64::MAX);
-        let (begun, by) = earlier;
-        let held_up = |(process, from, to): &(Option<u32>, u64, u64)| {
-            process.is_none_or(|process| process == by) && *from < begun && *to > begun
+        // Either may be the late one: whoever claimed first may have begun last, after its lease.
+        let held_up = |(begun, by): Run| {
+            let meets = |(process, from, to): &(Option<u32>, u64, u64)| {
+                process.is_none_or(|process| process == by) && *from < begun && *to > begun
+            };
+            self.0.iter().any(meets)
         };
-        later.0.saturating_sub(begun) >= lease_ms - MARGIN_MS || self.0.iter().any(held_up)
+        later.0.saturating_sub(earlier.0) >= lease_ms - MARGIN_MS || held_up(earlier) || held_up(later)
     }
 }
