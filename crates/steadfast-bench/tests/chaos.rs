@@ -67,11 +67,3 @@ fn a_lost_event_is_found() {
         "every acknowledged start ended",
     );
 }
-
-#[test]
-fn hints_that_are_lost_for_good_are_found() {
-    fails(
-        "--engine postgres --minutes 0.15 --seed 1 --rate 6 --no-figures --drain-seconds 15 --plant lost-hints",
-        "every acknowledged start ended",
-    );
-}
