@@ -11,7 +11,9 @@ mod compare;
 mod contender;
 mod counters;
 mod report;
+mod robustness;
 mod server;
+mod slow_network;
 mod suite;
 mod workload;
 
@@ -71,6 +73,8 @@ enum Command {
     /// A client process of `chaos`.
     #[command(hide = true)]
     ChaosClient,
+    /// Claims beside crowds of rows, throughput beside an open transaction and through a slow network.
+    Robustness(robustness::Options),
     /// Draws throughput by slots from a results file.
     Chart {
         /// File that `compare` has written.
@@ -120,6 +124,7 @@ async fn main() -> Result<()> {
         Command::Chaos(ref options) => chaos::run(cli.database_url.as_deref(), options).await,
         Command::ChaosWorker => chaos::work().await,
         Command::ChaosClient => chaos::ask().await,
+        Command::Robustness(ref options) => robustness::run(url()?, options).await,
         Command::Chart { ref results, ref to } => chart::draw(&chart::read(results)?, to),
         Command::Report { ref results } => {
             print(&last_of_each(chart::read(results)?), true);

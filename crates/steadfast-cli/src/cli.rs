@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    cmd::{cancel, delete, demo, history, list, prune, queues, schema, show, signal, start},
+    cmd::{cancel, copy, delete, demo, history, list, prune, queues, schema, show, signal, start},
     demo::worker,
     error::CliError,
     store::Place,
@@ -112,6 +112,7 @@ pub(crate) enum Command {
     Cancel(cancel::Arguments),
     Delete(delete::Arguments),
     Prune(prune::Arguments),
+    Copy(copy::Arguments),
     #[command(hide = true)]
     DemoWorker(worker::Arguments),
 }

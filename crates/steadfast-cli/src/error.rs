@@ -8,6 +8,7 @@ use duroxide::{ClientError, providers::ProviderError};
 use steadfast::{
     embedded,
     postgres::{OpenError, OpenErrorKind},
+    transfer::CopyError,
 };
 
 /// The exit codes, as the help lists them.
@@ -49,6 +50,9 @@ pub(crate) enum CliError {
     /// An operation of the provider failed.
     #[error("{}", one_line(.0))]
     Provider(#[from] ProviderError),
+    /// A store could not be carried elsewhere.
+    #[error("{}", one_line(.0))]
+    Copy(#[from] CopyError),
     /// An operation of duroxide's client failed or was refused.
     #[error("{}", one_line(.0))]
     Client(#[from] ClientError),

@@ -4,9 +4,11 @@
 
 use duroxide::providers::{ExecutionInfo, Provider, ProviderAdmin, ProviderError};
 
+use crate::transfer::Transfer;
+
 /// What every engine lets people see of its store.
 #[async_trait::async_trait]
-pub trait Inspect: Provider + ProviderAdmin {
+pub trait Inspect: Provider + ProviderAdmin + Transfer {
     /// A page of instances, newest first.
     ///
     /// # Errors

@@ -22,6 +22,7 @@ mod refusal;
 mod sessions;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod token;
+pub mod transfer;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod turn;
 #[cfg(any(feature = "postgres", feature = "embedded"))]

@@ -1,8 +1,9 @@
 //! The subcommands, one file each.
 //!
-//! Invariant: a subcommand opens at most one store, and closes it before it returns.
+//! Invariant: a subcommand closes what it opens before it returns: at most one store, or (`copy`) two.
 
 pub(crate) mod cancel;
+pub(crate) mod copy;
 pub(crate) mod delete;
 pub(crate) mod demo;
 pub(crate) mod history;
@@ -38,6 +39,7 @@ pub(crate) async fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
     match &command {
         Command::Demo(arguments) => demo::run(&globals, arguments, output).await,
         Command::DemoWorker(arguments) => worker::run(&globals, arguments).await,
+        Command::Copy(arguments) => copy::run(&globals, arguments, output).await,
         Command::Schema(action) => schema::run(&globals, *action, output).await,
         Command::List(arguments) => with_store!(&globals, list::run, arguments, output),
         Command::Show(arguments) => with_store!(&globals, show::run, arguments, output),

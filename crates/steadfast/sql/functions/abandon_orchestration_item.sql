@@ -13,7 +13,7 @@ LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = for
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 DECLARE
     v_now     timestamptz;
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, cardinality(o_key));
     v_locked  bigint[];
 BEGIN
     IF v_results IS NOT NULL THEN
@@ -44,6 +44,6 @@ BEGIN
     WHERE v_results[o.op] = 0 AND s.instance_key = o.key AND s.message_id <= o.upto AND s.claim = o.claim;
     PERFORM sf_turn_reschedule(
         ARRAY(SELECT o.key FROM unnest(o_key) WITH ORDINALITY AS o(key, op) WHERE v_results[o.op] = 0), v_now);
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;

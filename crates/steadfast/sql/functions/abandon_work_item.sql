@@ -11,7 +11,7 @@ LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = for
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 DECLARE
     v_now     timestamptz;
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, cardinality(o_key));
     v_locked  bigint[];
 BEGIN
     IF v_results IS NOT NULL THEN
@@ -34,6 +34,6 @@ BEGIN
     FROM unnest(o_key, o_work, o_delay_ms, o_ignore_attempt) WITH ORDINALITY
          AS o(key, work_id, delay_ms, ignore_attempt, op)
     WHERE v_results[o.op] = 0 AND w.instance_key = o.key AND w.work_id = o.work_id;
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;

@@ -34,7 +34,7 @@ DECLARE
     v_stuck   integer[] := '{}';   -- turns whose cancelled work is locked elsewhere
     v_done    bigint[];
 BEGIN
-    v_results := sf_batch_results(p_batch_id);
+    v_results := sf_batch_open(p_batch_id, p_retain_ms, cardinality(o_key));
     IF v_results IS NOT NULL THEN
         RETURN v_results;
     END IF;
@@ -85,8 +85,10 @@ BEGIN
 
         PERFORM sf_ack_metadata(v_now, p_owner, v_results, o_key, o_execution, o_name, o_version, o_parent, o_status,
                                 o_output, o_pinned, o_custom, o_custom_status);
-        -- Who has no key-values has none to clear, or to keep at the end of an execution.
-        IF cardinality(k_op) > 0 OR EXISTS (SELECT FROM sf_kv v WHERE v.instance_key = ANY (o_key)) THEN
+        -- Key-values change by what a turn says, and at the end of an execution, if there are any.
+        IF cardinality(k_op) > 0
+           OR (true = ANY (o_kv_clear) OR array_remove(o_status, NULL) <> '{}')
+              AND EXISTS (SELECT FROM sf_kv v WHERE v.instance_key = ANY (o_key)) THEN
             PERFORM sf_ack_kv(v_now, v_results, o_key, o_status, o_kv_clear, k_op, k_id, k_key, k_value, k_at_ms);
         END IF;
         IF cardinality(c_op) > 0 THEN
@@ -110,6 +112,6 @@ BEGIN
         END IF;
         PERFORM sf_turn_reschedule(v_done, v_now);
     END IF;
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;

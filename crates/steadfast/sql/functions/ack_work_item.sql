@@ -13,7 +13,7 @@ LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = for
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 DECLARE
     v_now      timestamptz;
-    v_results  bigint[] := sf_batch_results(p_batch_id);
+    v_results  bigint[] := sf_batch_open(p_batch_id, p_retain_ms, cardinality(o_key));
     v_good     bigint;
     v_locked   bigint[];
     v_sessions bytea[];
@@ -57,6 +57,6 @@ BEGIN
     SELECT m.instance_id, v_now, m.kind, m.payload
     FROM unnest(m_instance, m_kind, m_payload) WITH ORDINALITY AS m(instance_id, kind, payload, op)
     WHERE v_results[m.op] = 0 AND m.payload IS NOT NULL ORDER BY m.op;
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;

@@ -9,7 +9,7 @@ RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 DECLARE
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, 1);
     v_key     bigint;
     v_named   boolean;
 BEGIN
@@ -37,6 +37,6 @@ BEGIN
         WHERE i.instance_key = v_key;
         v_results := ARRAY[0];
     END IF;
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, v_results);
+    PERFORM sf_batch_close(p_batch_id, false, v_results);
     RETURN v_results;
 END $$;

@@ -17,7 +17,7 @@ DECLARE
     v_events     bigint;
     v_messages   bigint := 0;
 BEGIN
-    results := sf_batch_results(p_batch_id);
+    results := sf_batch_open(p_batch_id, p_retain_ms, 5);
     IF results IS NOT NULL THEN
         RETURN;
     END IF;
@@ -61,5 +61,5 @@ BEGIN
     v_count := (SELECT count(*) FROM sf_instance i WHERE i.instance_key = ANY (v_keys));
     DELETE FROM sf_instance i WHERE i.instance_key = ANY (v_keys);
     results := ARRAY[0, v_count, v_executions, v_events, v_messages];
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, results);
+    PERFORM sf_batch_close(p_batch_id, false, results);
 END $$;

@@ -10,7 +10,7 @@ LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = for
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 DECLARE
     v_now     timestamptz := clock_timestamp();
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, cardinality(m_instance));
 BEGIN
     IF v_results IS NOT NULL THEN
         RETURN v_results;
@@ -23,6 +23,6 @@ BEGIN
          AS m(instance_id, delay_ms, visible_ms, kind, payload, n)
     ORDER BY m.n;
     v_results := array_fill(0::bigint, ARRAY[cardinality(m_instance)]);
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;

@@ -8,7 +8,7 @@ RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 DECLARE
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, cardinality(w_instance));
 BEGIN
     IF v_results IS NOT NULL THEN
         RETURN v_results;
@@ -17,6 +17,6 @@ BEGIN
     PERFORM sf_insert_work(clock_timestamp(), v_results, '{}',
                            ARRAY(SELECT n::integer FROM generate_series(1, cardinality(w_instance)) AS g(n)),
                            w_instance, w_execution, w_activity, w_tag, w_session, w_payload);
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;

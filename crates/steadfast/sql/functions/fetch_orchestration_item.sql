@@ -52,7 +52,9 @@ DECLARE
     v_parked   bigint := 0;
     v_next_ms  bigint;
 BEGIN
-    v_closed := sf_batch_results(p_batch_id) IS NOT NULL;
+    -- A retry waits for an original that is still running.
+    v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0)) IS NULL;
+    v_closed := EXISTS (SELECT FROM sf_batch b WHERE b.batch_id = p_batch_id);
     IF v_closed AND NOT p_retry THEN
         RETURN;                    -- a retry has closed this call before it began
     END IF;
@@ -60,7 +62,7 @@ BEGIN
         v_keys := ARRAY(SELECT t.instance_key FROM sf_turn t
                         WHERE t.lane >= 0 AND t.available_at > v_now AND t.claim = p_claim);
         IF NOT v_closed THEN
-            PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, v_keys);
+            PERFORM sf_batch_open(p_batch_id, greatest(2 * p_lease_ms, 120000), 0);
         END IF;
     ELSE
         -- 1. Scheduling rows that are due: leases that ended, delays that passed, routed backlog.

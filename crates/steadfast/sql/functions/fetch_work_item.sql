@@ -32,7 +32,9 @@ DECLARE
     v_next   bigint;
     v_found  integer := 0;
 BEGIN
-    v_closed := sf_batch_results(p_batch_id) IS NOT NULL;
+    -- A retry waits for an original that is still running.
+    v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0)) IS NULL;
+    v_closed := EXISTS (SELECT FROM sf_batch b WHERE b.batch_id = p_batch_id);
     IF v_closed AND NOT p_retry THEN
         RETURN;
     END IF;
@@ -56,7 +58,7 @@ BEGIN
         LEFT JOIN sf_session s ON s.session_key = w.session_key
         WHERE w.claim = p_claim;
         IF NOT v_closed THEN
-            PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, '{}');
+            PERFORM sf_batch_open(p_batch_id, greatest(2 * p_lease_ms, 120000), 0);
         END IF;
         RETURN;
     END IF;
@@ -92,19 +94,16 @@ BEGIN
         FROM claimed c JOIN sf_instance i ON i.instance_key = c.instance_key ORDER BY c.work_id;
         GET DIAGNOSTICS v_found = ROW_COUNT;
     END IF;
-    -- Due, and locked by a call that may take something else, or be rolled back: worth another look.
     IF v_found < p_limit AND NOT v_busy THEN
-        v_busy := EXISTS (SELECT FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
-            SELECT FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at <= v_now LIMIT 1) n);
-    END IF;
-    IF v_found < p_limit AND NOT v_busy THEN
-        v_next := (SELECT ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)::bigint FROM (
+        -- Due, and locked by a call that may take something else, or be rolled back: worth another look.
+        SELECT coalesce(min(d.at) <= v_now, false), ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)
+          INTO v_busy, v_next FROM (
             SELECT n.available_at AS at FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
-                SELECT w.available_at FROM sf_work w
-                WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at > v_now
+                SELECT w.available_at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
                 ORDER BY w.available_at LIMIT 1) n
             UNION ALL
-            SELECT s.at FROM sf_session_next_due(v_now, p_tags, p_owners) AS s(at)) d);
+            SELECT s.at FROM sf_session_next_due(v_now, p_tags, p_owners) AS s(at)) d;
+        v_next := CASE WHEN NOT v_busy THEN v_next END;
     END IF;
     IF v_found < p_limit THEN
         RETURN QUERY SELECT NULL::bigint, NULL::bigint, NULL::text, NULL::bigint, NULL::bigint, NULL::integer,

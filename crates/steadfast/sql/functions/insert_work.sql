@@ -13,13 +13,13 @@ DECLARE
     v_keys     bigint[];
     v_sessions bytea[];
 BEGIN
-    -- Activities of an instance that has no row yet (only tests and tools queue those) hang on a new one.
-    INSERT INTO sf_instance (instance_id)
-    SELECT DISTINCT w.instance_id FROM unnest(w_op, w_instance) AS w(op, instance_id)
-    WHERE w.instance_id IS NOT NULL AND p_results[w.op] = 0
-      AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = w.instance_id)
-    ORDER BY w.instance_id ON CONFLICT DO NOTHING;
-    IF EXISTS (SELECT FROM unnest(w_instance) AS w(instance_id) WHERE w.instance_id IS NOT NULL) THEN
+    IF array_remove(w_instance, NULL) <> '{}' THEN
+        -- Activities of an instance that has no row yet (only tests and tools queue those) hang on a new one.
+        INSERT INTO sf_instance (instance_id)
+        SELECT DISTINCT w.instance_id FROM unnest(w_op, w_instance) AS w(op, instance_id)
+        WHERE w.instance_id IS NOT NULL AND p_results[w.op] = 0
+          AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = w.instance_id)
+        ORDER BY w.instance_id ON CONFLICT DO NOTHING;
         v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (w_instance)
                         ORDER BY i.instance_key FOR KEY SHARE);
         IF EXISTS (SELECT FROM unnest(w_op, w_instance) AS w(op, instance_id)
@@ -29,9 +29,9 @@ BEGIN
             RAISE EXCEPTION 'an instance was deleted meanwhile' USING ERRCODE = 'serialization_failure';
         END IF;
     END IF;
-    v_sessions := ARRAY(SELECT DISTINCT w.session_key FROM unnest(w_op, w_session) AS w(op, session_key)
-                        WHERE w.session_key IS NOT NULL AND p_results[w.op] = 0);
-    IF cardinality(v_sessions) > 0 THEN
+    IF array_remove(w_session, NULL) <> '{}' THEN
+        v_sessions := ARRAY(SELECT DISTINCT w.session_key FROM unnest(w_op, w_session) AS w(op, session_key)
+                            WHERE w.session_key IS NOT NULL AND p_results[w.op] = 0);
         INSERT INTO sf_session (session_key) SELECT u.s FROM unnest(v_sessions) AS u(s) ORDER BY u.s
         ON CONFLICT DO NOTHING;
         IF cardinality(v_sessions) > cardinality(ARRAY(

@@ -8,7 +8,7 @@ RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 DECLARE
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, 3);
     v_keys    bigint[];
     v_doomed  bigint[];
     v_ids     bigint[];
@@ -34,6 +34,6 @@ BEGIN
     DELETE FROM sf_execution x USING unnest(v_doomed, v_ids) AS d(key, execution_id)
     WHERE x.instance_key = d.key AND x.execution_id = d.execution_id;
     v_results := ARRAY[cardinality(v_keys), coalesce(cardinality(v_ids), 0), v_events];
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, v_results);
+    PERFORM sf_batch_close(p_batch_id, false, v_results);
     RETURN v_results;
 END $$;

@@ -7,7 +7,7 @@ CREATE OR REPLACE FUNCTION sf_quarantine_messages(
 RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 DECLARE
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, 1);
     v_id      text;
 BEGIN
     IF v_results IS NOT NULL THEN
@@ -28,6 +28,6 @@ BEGIN
         END IF;
         v_results := ARRAY[0];
     END IF;
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, v_results);
+    PERFORM sf_batch_close(p_batch_id, false, v_results);
     RETURN v_results;
 END $$;

@@ -8,7 +8,7 @@ CREATE OR REPLACE FUNCTION sf_quarantine_work_item(
 RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 DECLARE
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, 1);
 BEGIN
     IF v_results IS NOT NULL THEN
         RETURN v_results;
@@ -25,6 +25,6 @@ BEGIN
         INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
         SELECT k.instance_id, clock_timestamp(), m_kind, m_payload FROM kept k)
     SELECT ARRAY[CASE WHEN count(*) = 0 THEN 1 ELSE 0 END] INTO v_results FROM kept;
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, v_results);
+    PERFORM sf_batch_close(p_batch_id, false, v_results);
     RETURN v_results;
 END $$;

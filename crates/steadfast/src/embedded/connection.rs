@@ -61,7 +61,11 @@ pub(crate) fn open_writer(place: &Place, durability: Durability) -> Result<Conne
 }
 
 fn open_file(path: &Path) -> Result<Connection, OpenError> {
-    let is_new = inspect(path)?;
+    if inspect(path)? == Found::Nothing {
+        make(path)?;
+    }
+    // Looked at again: somebody else may have been faster.
+    let is_new = inspect(path)? != Found::Ours;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_handler(Some(wait_a_little))?;
@@ -75,12 +79,58 @@ fn open_file(path: &Path) -> Result<Connection, OpenError> {
     Ok(connection)
 }
 
-/// Looks at the header. Returns whether there is nothing yet.
-fn inspect(path: &Path) -> Result<bool, OpenError> {
+/// Makes a file aside and puts it in place as a whole: a process that dies meanwhile, or a loss of power, leaves no
+/// half-made file, whose header would say nothing of its owner.
+fn make(path: &Path) -> Result<(), OpenError> {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(format!("-new-{}", uuid::Uuid::new_v4().simple()));
+    let aside = PathBuf::from(aside);
+    let made = begin(&aside).and_then(|()| put_in_place(&aside, path));
+    // Gone already where it was renamed.
+    let _ = std::fs::remove_file(&aside);
+    made
+}
+
+/// An empty file of ours.
+fn begin(path: &Path) -> Result<(), OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.pragma_update(None, "application_id", APPLICATION_ID)?;
+    // The log from the beginning: a file without one can be caught in the midst of a change of its header.
+    connection.pragma_update_and_check(None, "journal_mode", "wal", |_| Ok(()))?;
+    connection.close().map_err(|(_, error)| error)?;
+    Ok(())
+}
+
+fn put_in_place(aside: &Path, path: &Path) -> Result<(), OpenError> {
+    // A link never replaces what somebody else has put there.
+    let placed = match std::fs::hard_link(aside, path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(()),
+        // A file system without links.
+        Err(_) => std::fs::rename(aside, path),
+        Ok(()) => Ok(()),
+    };
+    let folder = path.parent().unwrap_or(path);
+    placed
+        .and_then(|()| File::open(folder)?.sync_all())
+        .map_err(|e| OpenError::new(OpenErrorKind::Unreachable, e.to_string()))
+}
+
+/// What is at a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    /// A file without a byte: it is filled where it is, since others may have it open.
+    Empty,
+    Ours,
+}
+
+/// Looks at the header.
+fn inspect(path: &Path) -> Result<Found, OpenError> {
     let foreign = |why: &str| Err(OpenError::new(OpenErrorKind::Foreign, why));
     let mut file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(true),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Nothing),
         Err(error) => return Err(OpenError::new(OpenErrorKind::Unreachable, error.to_string())),
     };
     let mut header = Vec::with_capacity(100);
@@ -89,13 +139,13 @@ fn inspect(path: &Path) -> Result<bool, OpenError> {
         .read_to_end(&mut header)
         .map_err(|e| OpenError::new(OpenErrorKind::Unreachable, e.to_string()))?;
     if header.is_empty() {
-        return Ok(true);
+        return Ok(Found::Empty);
     }
     if !header.starts_with(b"SQLite format 3\0") {
         return foreign("this is not an SQLite file");
     }
     match header.get(68..72) {
-        Some(id) if id == APPLICATION_ID.to_be_bytes() => Ok(false),
+        Some(id) if id == APPLICATION_ID.to_be_bytes() => Ok(Found::Ours),
         Some(_) => foreign("this SQLite file is not a Steadfast store"),
         None => Err(OpenError::new(
             OpenErrorKind::Corrupt,

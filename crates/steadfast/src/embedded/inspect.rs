@@ -5,11 +5,14 @@
 use std::path::Path;
 
 use duroxide::providers::{ExecutionInfo, ProviderError};
+use uuid::Uuid;
 
 use super::connection::Place;
 use super::op;
+use super::op::take_staged::{Staged, TakeStaged};
 use super::provider::EmbeddedProvider;
 use crate::inspect::{Inspect, InstanceDetail, InstanceQuery, InstanceSummary, QueueReport};
+use crate::transfer::{Page, Part, Position, Row, State, Taken, Transfer};
 
 /// How a provider fares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,5 +112,47 @@ impl Inspect for EmbeddedProvider {
 
     async fn close(&self) {
         Self::close(self).await;
+    }
+}
+
+#[async_trait::async_trait]
+impl Transfer for EmbeddedProvider {
+    async fn transfer_state(&self) -> Result<State, ProviderError> {
+        op::export_rows::state(self.store())
+            .await
+            .map_err(|e| e.into_provider_error("transfer_state"))
+    }
+
+    async fn export_rows(&self, part: Part, after: Position, shift_ms: i64) -> Result<Page, ProviderError> {
+        op::export_rows::page(self.store(), part, after, shift_ms)
+            .await
+            .map_err(|e| e.into_provider_error("export_rows"))
+    }
+
+    async fn stage_rows(
+        &self,
+        copy_id: Uuid,
+        first_row: u64,
+        mut rows: Vec<Row>,
+        shift_ms: i64,
+    ) -> Result<(), ProviderError> {
+        rows.iter_mut().for_each(|row| row.shift(-shift_ms));
+        let first_row = i64::try_from(first_row).unwrap_or(i64::MAX);
+        self.store()
+            .submit(Staged {
+                copy_id,
+                first_row,
+                rows,
+            })
+            .await
+            .map_err(|e| e.into_provider_error("stage_rows"))
+    }
+
+    async fn take_staged(&self, copy_id: Uuid, rows: u64) -> Result<Taken, ProviderError> {
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        self.store()
+            .submit(TakeStaged { copy_id, rows })
+            .await
+            .map_err(|e| e.into_provider_error("take_staged"))
     }
 }

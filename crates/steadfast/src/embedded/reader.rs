@@ -14,6 +14,8 @@ pub(crate) type Question = Box<dyn FnOnce(&Connection) + Send>;
 struct State {
     questions: VecDeque<Question>,
     closed: bool,
+    /// Readers that have the file open.
+    serving: usize,
 }
 
 /// Where questions wait for a reader.
@@ -27,6 +29,21 @@ pub(crate) struct Readers {
 const TOGETHER: usize = 16;
 
 impl Readers {
+    /// For so many readers, which are to [`serve`](Self::serve).
+    pub(crate) fn of(count: usize) -> Self {
+        let readers = Self::default();
+        readers.lock().serving = count;
+        readers
+    }
+
+    /// Waits until all of them have closed the file.
+    pub(crate) fn wait_until_gone(&self) {
+        let mut state = self.lock();
+        while state.serving > 0 {
+            state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Hands a question in. `false` when there is nobody to take it any more.
     pub(crate) fn ask(&self, question: Question) -> bool {
         let mut state = self.lock();
@@ -58,6 +75,9 @@ impl Readers {
                 let _ = connection.execute_batch("ROLLBACK");
             }
         }
+        drop(connection);
+        self.lock().serving -= 1;
+        self.bell.notify_all();
     }
 
     fn next(&self, readers: usize) -> Option<Vec<Question>> {

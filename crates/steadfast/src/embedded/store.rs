@@ -234,7 +234,7 @@ impl Store {
             Place::File(path) => (Some(Witness::new(path)?), open_readers(path, settings.readers)?),
             Place::Memory => (None, Vec::new()),
         };
-        let readers = (!reading.is_empty()).then(Arc::<Readers>::default);
+        let readers = (!reading.is_empty()).then(|| Arc::new(Readers::of(reading.len())));
         let store = Arc::new(Self {
             mailbox: Mailbox::new(),
             sessions: Sessions::default(),
@@ -264,6 +264,11 @@ impl Store {
     pub(crate) fn now(&self) -> i64 {
         self.offset_ms
             .saturating_add(Reading::take(&self.settings.faults).uptime_ms)
+    }
+
+    /// The wall clock's time.
+    pub(crate) fn wall_now(&self) -> i64 {
+        Reading::take(&self.settings.faults).wall_ms
     }
 
     pub(crate) fn place(&self) -> &Place {
@@ -391,6 +396,14 @@ impl Store {
         self.mailbox.bell.notify_one();
         if let Some(readers) = &self.readers {
             readers.close();
+        }
+    }
+
+    /// Waits until no reader has the file open any more.
+    pub(crate) fn outlast_readers(&self) {
+        if let Some(readers) = &self.readers {
+            readers.close();
+            readers.wait_until_gone();
         }
     }
 

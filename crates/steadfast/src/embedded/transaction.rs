@@ -101,6 +101,16 @@ impl<'c> Tx<'c> {
         id
     }
 
+    /// The last id that was given out.
+    pub(crate) fn last_id(&self) -> i64 {
+        self.next_id - 1
+    }
+
+    /// So many ids after the last one have been used.
+    pub(crate) fn skip_ids(&mut self, count: usize) {
+        self.next_id += i64::try_from(count).unwrap_or(i64::MAX);
+    }
+
     /// The connection, to read with.
     pub(crate) fn connection(&self) -> &'c Connection {
         self.connection

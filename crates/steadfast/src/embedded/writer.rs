@@ -113,7 +113,8 @@ impl Writer {
             self.settle(batch, stopping);
         }
         self.store.mailbox.end();
-        // The last connection folds the log into the file.
+        // The last connection folds the log into the file, if it may write.
+        self.store.outlast_readers();
         if let Err((_, error)) = self.connection.close() {
             tracing::warn!(target: "steadfast", %error, "could not close the file in order; it is sound nevertheless");
         }

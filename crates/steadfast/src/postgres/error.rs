@@ -8,6 +8,7 @@ use duroxide::providers::ProviderError;
 
 use super::target::ConnectError;
 use crate::item::ItemError;
+use crate::refusal::Refusal;
 
 /// Whether the same call may succeed later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,17 +41,6 @@ pub(crate) fn classify(sqlstate: &str) -> Class {
             _ => Class::Permanent,
         },
     }
-}
-
-/// An operation was refused by the store, for good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Refusal {
-    #[error("Invalid lock token")]
-    InvalidToken,
-    #[error("Invalid lock token: its lease has ended")]
-    LeaseEnded,
-    #[error("an event with this id exists already")]
-    DuplicateEvent,
 }
 
 /// Any failure of a call.

@@ -3,11 +3,13 @@
 //! Invariant: reads only; everything is bounded or asked for one instance at a time.
 
 use duroxide::providers::{ExecutionInfo, ProviderError};
+use uuid::Uuid;
 
 use super::listen::ListenerState;
 use super::op;
 use super::provider::PostgresProvider;
 use crate::inspect::{Inspect, InstanceDetail, InstanceQuery, InstanceSummary, QueueReport};
+use crate::transfer::{Page, Part, Position, Row, State, Taken, Transfer};
 
 /// How a provider fares.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,5 +106,34 @@ impl Inspect for PostgresProvider {
 
     async fn close(&self) {
         Self::close(self).await;
+    }
+}
+
+#[async_trait::async_trait]
+impl Transfer for PostgresProvider {
+    async fn transfer_state(&self) -> Result<State, ProviderError> {
+        op::export_rows::state(self.store())
+            .await
+            .map_err(|e| e.into_provider_error("transfer_state"))
+    }
+
+    async fn export_rows(&self, part: Part, after: Position, _: i64) -> Result<Page, ProviderError> {
+        op::export_rows::page(self.store(), part, after)
+            .await
+            .map_err(|e| e.into_provider_error("export_rows"))
+    }
+
+    async fn stage_rows(&self, copy_id: Uuid, first_row: u64, rows: Vec<Row>, _: i64) -> Result<(), ProviderError> {
+        let first_row = i64::try_from(first_row).unwrap_or(i64::MAX);
+        op::take_staged::stage(self.store(), copy_id, first_row, rows)
+            .await
+            .map_err(|e| e.into_provider_error("stage_rows"))
+    }
+
+    async fn take_staged(&self, copy_id: Uuid, rows: u64) -> Result<Taken, ProviderError> {
+        let rows = i64::try_from(rows).unwrap_or(i64::MAX);
+        op::take_staged::take(self.store(), copy_id, rows)
+            .await
+            .map_err(|e| e.into_provider_error("take_staged"))
     }
 }

@@ -11,10 +11,11 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::connection::Retry;
-use super::error::{Refusal, StoreError};
+use super::error::StoreError;
 use super::params::Params;
 use super::store::Store;
 use crate::batch::{Lane, Limits};
+use crate::refusal::Refusal;
 
 /// A kind of call that coalesces.
 pub(crate) trait Batch: Send + Sync + Sized + 'static {

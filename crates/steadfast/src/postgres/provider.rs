@@ -14,14 +14,11 @@ use duroxide::providers::{
 use duroxide::{Event, SystemStats};
 
 use super::builder::{Builder, OpenError, with_connection};
-use super::error::{Refusal, StoreError};
+use super::error::StoreError;
 use super::op::abandon_orchestration_item::AbandonedTurn;
 use super::op::abandon_work_item::AbandonedWork;
-use super::op::ack_orchestration_item::AckTurn;
 use super::op::ack_work_item::AckedWork;
 use super::op::enqueue_for_orchestrator::Enqueued;
-use super::op::fetch_orchestration_item::TurnGroup;
-use super::op::fetch_work_item::WorkGroup;
 use super::op::get_custom_status::CustomStatusAfter;
 use super::op::renew_orchestration_item_lock::RenewedTurn;
 use super::op::renew_work_item_lock::RenewedWork;
@@ -29,8 +26,11 @@ use super::schema;
 use super::store::Store;
 use super::target::ConnectTarget;
 use super::{op, vouched};
+use crate::group::{TurnGroup, WorkGroup};
 use crate::item::{Activity, Message, signed};
+use crate::refusal::Refusal;
 use crate::token::InvalidToken;
+use crate::turn::EncodedTurn;
 
 /// A duroxide provider on PostgreSQL. Clones share everything.
 ///
@@ -193,7 +193,7 @@ impl Provider for PostgresProvider {
         vouched::forget();
         const OP: &str = "ack_orchestration_item";
         let token = lock_token.parse().map_err(refuse::<InvalidToken>(OP))?;
-        let turn = AckTurn::encode(
+        let turn = EncodedTurn::encode(
             token,
             execution_id,
             history_delta,

@@ -3,8 +3,7 @@
 //! Invariant: work made here is announced after its commit: to this process at once, to others by a hint when there is
 //! more than this process waits for.
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -32,6 +31,7 @@ use super::op::read::Reads;
 use super::op::renew_orchestration_item_lock::RenewTurns;
 use super::op::renew_work_item_lock::RenewWork;
 use crate::history_cache::HistoryCache;
+use crate::sessions::Sessions;
 
 /// Everything behind a provider.
 pub(crate) struct Store {
@@ -258,60 +258,6 @@ fn tell<C: super::fetch_lane::Claimer>(lane: &Weak<FetchLane<C>>, delay: Duratio
     }
 }
 
-/// Which session owners of this process may hold sessions, so that renewing and sweeping cost no statement while
-/// there is nothing to renew or sweep.
-#[derive(Debug)]
-pub(crate) struct Sessions {
-    /// Owner to the moment by which its sessions have surely expired.
-    held: Mutex<HashMap<String, Instant>>,
-    /// A predecessor's sessions may be there: the first sweep is always made.
-    unswept: AtomicBool,
-}
-
-impl Default for Sessions {
-    fn default() -> Self {
-        Self {
-            held: Mutex::new(HashMap::new()),
-            unswept: AtomicBool::new(true),
-        }
-    }
-}
-
-impl Sessions {
-    /// `owner` has taken or renewed a session for so long.
-    pub(crate) fn took(&self, owner: &str, lease: Duration) {
-        // A margin for the time that the answer took to arrive.
-        if let Some(until) = Instant::now().checked_add(lease.saturating_add(Duration::from_secs(5))) {
-            self.lock().insert(owner.to_owned(), until);
-        }
-        self.unswept.store(true, Ordering::Relaxed);
-    }
-
-    /// Those of `owners` that may hold sessions.
-    pub(crate) fn holders<'a>(&self, owners: &[&'a str]) -> Vec<&'a str> {
-        let now = Instant::now();
-        let mut held = self.lock();
-        held.retain(|_, until| *until > now);
-        owners.iter().filter(|o| held.contains_key(**o)).copied().collect()
-    }
-
-    /// Whether there may be something to sweep; forgets it when nobody here holds a session any more.
-    pub(crate) fn should_sweep(&self) -> bool {
-        let now = Instant::now();
-        let mut held = self.lock();
-        held.retain(|_, until| *until > now);
-        if held.is_empty() {
-            self.unswept.swap(false, Ordering::Relaxed)
-        } else {
-            true
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Instant>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// A moment in the future, at most a day away: nothing here is repeated for longer, whatever a caller asks for.
 pub(crate) fn later(delay: Duration) -> Instant {
     Instant::now() + delay.min(Duration::from_secs(86_400))
@@ -324,10 +270,4 @@ pub(crate) fn column<'a, T: tokio_postgres::types::FromSql<'a>>(
 ) -> Result<T, StoreError> {
     row.try_get(name)
         .map_err(|e| StoreError::Decode(format!("column {name}: {e}")))
-}
-
-/// Milliseconds for SQL, where an interval of more than 10,000 years cannot be.
-pub(crate) fn millis(duration: Duration) -> i64 {
-    const MAX_MS: u128 = 10_000 * 365 * 86_400 * 1000 / 4;
-    duration.as_millis().min(MAX_MS) as i64
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use duroxide::providers::Provider;
 use steadfast::embedded::EmbeddedProvider;
+use steadfast::inspect::Inspect;
 use steadfast::postgres::{LongPoll, PostgresProvider};
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, NoTls};
@@ -154,6 +155,14 @@ impl Store {
 
     /// Another provider on the same store, as another process would have.
     pub(crate) async fn open(&self) -> Arc<dyn Provider> {
+        match &self.file {
+            Some(file) => file.open(self.mode).await,
+            None => self.open_postgres().await,
+        }
+    }
+
+    /// As [`open`](Self::open), with what tools may see.
+    pub(crate) async fn open_to_inspect(&self) -> Arc<dyn Inspect> {
         match &self.file {
             Some(file) => file.open(self.mode).await,
             None => self.open_postgres().await,

@@ -12,6 +12,7 @@
 
 mod contract;
 mod crash;
+mod durability;
 mod e2e;
 mod harness;
 mod locks;

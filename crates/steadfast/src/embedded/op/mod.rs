@@ -17,6 +17,7 @@ pub(crate) mod cleanup_orphaned_sessions;
 pub(crate) mod delete_instances;
 pub(crate) mod enqueue_for_orchestrator;
 pub(crate) mod enqueue_for_worker;
+pub(crate) mod export_rows;
 pub(crate) mod fetch_orchestration_item;
 pub(crate) mod fetch_work_item;
 pub(crate) mod get_custom_status;
@@ -36,6 +37,7 @@ pub(crate) mod renew_session_lock;
 pub(crate) mod renew_work_item_lock;
 pub(crate) mod schedule;
 pub(crate) mod system_metrics;
+pub(crate) mod take_staged;
 
 /// Something that the writer does.
 pub(crate) trait Operation: Send + 'static {

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::batch::Limits;
+use crate::group::millis;
 use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms, settle};
 use crate::postgres::params::Params;
-use crate::postgres::store::{Store, millis};
+use crate::postgres::store::Store;
 use crate::token::WorkToken;
 
 /// Abandoned activities.

@@ -2,17 +2,12 @@
 //!
 //! Invariant: a turn is applied wholly or not at all, once, and only under its lease.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use duroxide::providers::{ExecutionMetadata, ScheduledActivityIdentifier, WorkItem};
-use duroxide::{Event, EventKind};
-
 use crate::batch::Limits;
-use crate::item::{
-    Activity, ItemError, Message, check_instance_id, event_kind, index_key, pack_version, signed, to_payload,
-};
+use crate::item::{index_key, pack_version};
 use crate::postgres::error::StoreError;
 use crate::postgres::exchange::{Exchange, exchange};
 use crate::postgres::fetch_lane::Mark;
@@ -20,155 +15,13 @@ use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column};
-use crate::token::TurnToken;
+use crate::turn::EncodedTurn;
 
 /// Acks of turns.
 pub(crate) struct AckTurns;
 
-/// A turn, encoded.
-pub(crate) struct AckTurn {
-    token: TurnToken,
-    execution_id: i64,
-    events: Vec<Event>,
-    event_rows: Vec<(i64, i16, Vec<u8>)>,
-    activities: Vec<Activity>,
-    messages: Vec<Message>,
-    cancelled: Vec<(String, i64, i64)>,
-    metadata: ExecutionMetadata,
-    custom_status: Option<Option<String>>,
-    kv_clear: bool,
-    kv: Vec<KvChange>,
-    bytes: usize,
-}
-
-/// A key-value as the turn left it.
-struct KvChange {
-    key: String,
-    value: Option<String>,
-    at_ms: Option<i64>,
-}
-
-impl AckTurn {
-    /// Encodes a turn; nothing has happened when it cannot be stored.
-    pub(crate) fn encode(
-        token: TurnToken,
-        execution_id: u64,
-        events: Vec<Event>,
-        worker_items: &[WorkItem],
-        orchestrator_items: &[WorkItem],
-        metadata: ExecutionMetadata,
-        cancelled: &[ScheduledActivityIdentifier],
-    ) -> Result<Self, ItemError> {
-        let mut seen = HashSet::with_capacity(events.len());
-        let mut event_rows = Vec::with_capacity(events.len());
-        for event in &events {
-            if !seen.insert(event.event_id) {
-                return Err(ItemError::DuplicateEvent(event.event_id));
-            }
-            event_rows.push((
-                signed("event id", event.event_id)?,
-                event_kind(&event.kind),
-                to_payload(event)?,
-            ));
-        }
-        if let Some(parent) = &metadata.parent_instance_id {
-            check_instance_id(parent)?;
-        }
-        if let Some(status) = &metadata.status {
-            check_instance_id(status)?;
-        }
-        let mut cancelled_rows = Vec::with_capacity(cancelled.len());
-        for c in cancelled {
-            check_instance_id(&c.instance)?;
-            cancelled_rows.push((
-                c.instance.clone(),
-                signed("execution id", c.execution_id)?,
-                signed("activity id", c.activity_id)?,
-            ));
-        }
-        // Scheduled and cancelled in the same turn: it is never queued.
-        let mut activities = Vec::with_capacity(worker_items.len());
-        for item in worker_items {
-            let activity = Activity::encode(item)?;
-            let stillborn = cancelled_rows
-                .iter()
-                .any(|c| c.0 == activity.instance && c.1 == activity.execution_id && c.2 == activity.activity_id);
-            if !stillborn {
-                activities.push(activity);
-            }
-        }
-        let messages = orchestrator_items
-            .iter()
-            .map(Message::encode)
-            .collect::<Result<Vec<_>, _>>()?;
-        let (kv_clear, kv) = kv_changes(&events)?;
-        let bytes = event_rows.iter().map(|e| e.2.len()).sum::<usize>()
-            + activities.iter().map(|a| a.payload.len()).sum::<usize>()
-            + messages.iter().map(|m| m.payload.len()).sum::<usize>()
-            + metadata.output.as_ref().map_or(0, String::len);
-        Ok(Self {
-            token,
-            execution_id: signed("execution id", execution_id)?,
-            custom_status: events.iter().rev().find_map(|e| match &e.kind {
-                EventKind::CustomStatusUpdated { status } => Some(status.clone()),
-                _ => None,
-            }),
-            events,
-            event_rows,
-            activities,
-            messages,
-            cancelled: cancelled_rows,
-            metadata,
-            kv_clear,
-            kv,
-            bytes,
-        })
-    }
-}
-
-/// What is left of a turn's key-value events: whether everything was cleared, and the last word on each key.
-fn kv_changes(events: &[Event]) -> Result<(bool, Vec<KvChange>), ItemError> {
-    let mut clear = false;
-    let mut changes: HashMap<&str, KvChange> = HashMap::new();
-    for event in events {
-        match &event.kind {
-            EventKind::KeyValueSet {
-                key,
-                value,
-                last_updated_at_ms,
-            } => {
-                let at_ms = Some(signed("timestamp", *last_updated_at_ms)?);
-                changes.insert(
-                    key,
-                    KvChange {
-                        key: key.clone(),
-                        value: Some(value.clone()),
-                        at_ms,
-                    },
-                );
-            }
-            EventKind::KeyValueCleared { key } => {
-                changes.insert(
-                    key,
-                    KvChange {
-                        key: key.clone(),
-                        value: None,
-                        at_ms: None,
-                    },
-                );
-            }
-            EventKind::KeyValuesCleared => {
-                clear = true;
-                changes.clear();
-            }
-            _ => {}
-        }
-    }
-    Ok((clear, changes.into_values().collect()))
-}
-
 impl Batch for AckTurns {
-    type Call = AckTurn;
+    type Call = EncodedTurn;
     type Answer = ();
     const LIMITS: Limits = Limits {
         max_calls: 128,
@@ -177,7 +30,7 @@ impl Batch for AckTurns {
         beside_calls: 2,
     };
 
-    fn bytes(call: &AckTurn) -> usize {
+    fn bytes(call: &EncodedTurn) -> usize {
         call.bytes
     }
 
@@ -189,7 +42,7 @@ impl Batch for AckTurns {
 impl Coded for AckTurns {
     const FUNCTION: &'static str = "sf_ack_orchestration_item";
 
-    fn params(store: &Store, calls: &[&AckTurn], terms: &Terms) -> Params {
+    fn params(store: &Store, calls: &[&EncodedTurn], terms: &Terms) -> Params {
         let params = Params::new()
             .uuid(terms.batch_id)
             .big(terms.retain_ms)
@@ -204,11 +57,11 @@ impl Coded for AckTurns {
         kv_params(params, calls)
     }
 
-    fn give_up(store: &Store, call: &AckTurn) -> Instant {
+    fn give_up(store: &Store, call: &EncodedTurn) -> Instant {
         store.give_up_with_lease(call.token.lease)
     }
 
-    fn committed(store: &Arc<Store>, calls: &[&AckTurn]) -> Made {
+    fn committed(store: &Arc<Store>, calls: &[&EncodedTurn]) -> Made {
         let mut messaged: HashSet<&str> = HashSet::new();
         let (mut work, mut due) = (0, None::<i64>);
         {
@@ -247,11 +100,11 @@ impl Exchange for AckTurns {
         }
     }
 
-    fn mark(call: &AckTurn) -> Option<Mark> {
+    fn mark(call: &EncodedTurn) -> Option<Mark> {
         Some((call.token.instance_key, call.token.claim))
     }
 
-    fn fills(call: &AckTurn) -> bool {
+    fn fills(call: &EncodedTurn) -> bool {
         !call.activities.is_empty()
     }
 }
@@ -272,7 +125,7 @@ fn op_of(n: usize) -> i32 {
 }
 
 /// Pairs the rows of every turn with the turn's number.
-fn numbered<'a, T>(calls: &'a [&AckTurn], rows: impl Fn(&'a AckTurn) -> &'a [T]) -> Vec<(i32, &'a T)> {
+fn numbered<'a, T>(calls: &'a [&EncodedTurn], rows: impl Fn(&'a EncodedTurn) -> &'a [T]) -> Vec<(i32, &'a T)> {
     calls
         .iter()
         .enumerate()
@@ -280,7 +133,7 @@ fn numbered<'a, T>(calls: &'a [&AckTurn], rows: impl Fn(&'a AckTurn) -> &'a [T])
         .collect()
 }
 
-fn turn_params(params: Params, calls: &[&AckTurn]) -> Params {
+fn turn_params(params: Params, calls: &[&EncodedTurn]) -> Params {
     let bytes = |text: &Option<String>| text.as_ref().map(|t| t.as_bytes().to_vec());
     params
         .bigs(calls.iter().map(|c| c.token.instance_key).collect())
@@ -303,7 +156,7 @@ fn turn_params(params: Params, calls: &[&AckTurn]) -> Params {
         .flags(calls.iter().map(|c| c.kv_clear).collect())
 }
 
-fn event_params(params: Params, calls: &[&AckTurn]) -> Params {
+fn event_params(params: Params, calls: &[&EncodedTurn]) -> Params {
     let rows = numbered(calls, |c| &c.event_rows);
     params
         .ints(rows.iter().map(|r| r.0).collect())
@@ -312,7 +165,7 @@ fn event_params(params: Params, calls: &[&AckTurn]) -> Params {
         .byteas(rows.iter().map(|r| r.1.2.clone()).collect())
 }
 
-fn activity_params(params: Params, calls: &[&AckTurn]) -> Params {
+fn activity_params(params: Params, calls: &[&EncodedTurn]) -> Params {
     let rows = numbered(calls, |c| &c.activities);
     params
         .ints(rows.iter().map(|r| r.0).collect())
@@ -325,13 +178,13 @@ fn activity_params(params: Params, calls: &[&AckTurn]) -> Params {
 }
 
 /// The instance of a row when it is not the turn's own. The turn's own id is that of its events.
-fn foreign(calls: &[&AckTurn], op: i32, instance: &str) -> Option<String> {
+fn foreign(calls: &[&EncodedTurn], op: i32, instance: &str) -> Option<String> {
     let call = usize::try_from(op - 1).ok().and_then(|n| calls.get(n))?;
     let own = call.events.first().is_some_and(|e| e.instance_id == instance);
     (!own).then(|| instance.to_owned())
 }
 
-fn message_params(store: &Store, params: Params, calls: &[&AckTurn]) -> Params {
+fn message_params(store: &Store, params: Params, calls: &[&EncodedTurn]) -> Params {
     let rows = numbered(calls, |c| &c.messages);
     let faults = store.pipe.faults();
     params
@@ -342,7 +195,7 @@ fn message_params(store: &Store, params: Params, calls: &[&AckTurn]) -> Params {
         .byteas(rows.iter().map(|r| r.1.payload.clone()).collect())
 }
 
-fn cancel_params(params: Params, calls: &[&AckTurn]) -> Params {
+fn cancel_params(params: Params, calls: &[&EncodedTurn]) -> Params {
     let rows = numbered(calls, |c| &c.cancelled);
     params
         .ints(rows.iter().map(|r| r.0).collect())
@@ -351,7 +204,7 @@ fn cancel_params(params: Params, calls: &[&AckTurn]) -> Params {
         .bigs(rows.iter().map(|r| r.1.2).collect())
 }
 
-fn kv_params(params: Params, calls: &[&AckTurn]) -> Params {
+fn kv_params(params: Params, calls: &[&EncodedTurn]) -> Params {
     let rows = numbered(calls, |c| &c.kv);
     params
         .ints(rows.iter().map(|r| r.0).collect())

@@ -8,10 +8,12 @@ use duroxide::Event;
 use uuid::Uuid;
 
 use super::ack_orchestration_item::single_code;
+use crate::group::millis;
 use crate::item::{check_instance_id, event_kind, signed, to_payload};
-use crate::postgres::error::{Refusal, StoreError};
+use crate::postgres::error::StoreError;
 use crate::postgres::params::Params;
-use crate::postgres::store::{Store, millis};
+use crate::postgres::store::Store;
+use crate::refusal::Refusal;
 
 /// Appends `events` to an execution.
 pub(crate) async fn append(

@@ -8,9 +8,10 @@ use duroxide::providers::{DeleteInstanceResult, InstanceFilter};
 use uuid::Uuid;
 
 use super::list_children;
+use crate::group::millis;
 use crate::postgres::error::StoreError;
 use crate::postgres::params::Params;
-use crate::postgres::store::{Store, column, millis};
+use crate::postgres::store::{Store, column};
 
 /// Bulk operations take so many roots when the caller sets no limit: the framework's own default.
 const DEFAULT_LIMIT: u32 = 1000;

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::batch::Limits;
+use crate::group::millis;
 use crate::item::Message;
 use crate::postgres::exchange::{Exchange, exchange};
 use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
-use crate::postgres::store::{Store, millis};
+use crate::postgres::store::Store;
 
 use super::ack_orchestration_item::until_epoch_ms;
 

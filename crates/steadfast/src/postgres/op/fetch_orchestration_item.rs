@@ -7,49 +7,24 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use duroxide::providers::{DispatcherCapabilityFilter, KvEntry, OrchestrationItem, WorkItem};
+use duroxide::providers::{KvEntry, OrchestrationItem, WorkItem};
 use duroxide::{Event, EventKind};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::abandon_orchestration_item::AbandonedTurn;
-use crate::item::{decode_history, pack_version};
+use crate::group::{TurnGroup, millis};
+use crate::item::decode_history;
 use crate::postgres::error::StoreError;
 use crate::postgres::fetch_lane::{ClaimTerms, Claimed, Claimer, Mark};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
-use crate::postgres::store::{Store, column, millis};
+use crate::postgres::store::{Store, column};
 use crate::token::TurnToken;
 
 /// Most messages and bytes that one turn is handed; the rest waits for the next.
 const MAX_MESSAGES: i32 = 1000;
 const MAX_BYTES: i64 = 4 << 20;
-
-/// Dispatchers that may take the same instances for equally long.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct TurnGroup {
-    lease_ms: i64,
-    /// Packed replay versions, inclusive; `None`: any.
-    versions: Option<(i64, i64)>,
-}
-
-impl TurnGroup {
-    /// `None` when the filter admits nothing.
-    pub(crate) fn new(lease: Duration, filter: Option<&DispatcherCapabilityFilter>) -> Option<Self> {
-        let versions = match filter {
-            None => None,
-            // The framework's first range counts, as in its own provider; an empty list admits nothing.
-            Some(f) => {
-                let range = f.supported_duroxide_versions.first()?;
-                Some((pack_version(&range.min), pack_version(&range.max)))
-            }
-        };
-        Some(Self {
-            lease_ms: millis(lease),
-            versions,
-        })
-    }
-}
 
 /// A claimed instance.
 pub(crate) struct ClaimedTurn {

@@ -8,42 +8,19 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use duroxide::ErrorDetails;
-use duroxide::providers::{SessionFetchConfig, TagFilter, WorkItem};
+use duroxide::providers::WorkItem;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::abandon_work_item::AbandonedWork;
-use crate::item::{MessageKind, index_key, tag_keys, to_payload};
+use crate::group::{WorkGroup, millis};
+use crate::item::{MessageKind, index_key, to_payload};
 use crate::postgres::error::StoreError;
 use crate::postgres::fetch_lane::{ClaimTerms, Claimed, Claimer, Mark};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
-use crate::postgres::store::{Store, column, millis};
+use crate::postgres::store::{Store, column};
 use crate::token::WorkToken;
-
-/// Workers that may take the same activities for equally long. Session owners may differ within a group.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct WorkGroup {
-    lease_ms: i64,
-    tags: Option<Vec<Vec<u8>>>,
-    session_lease_ms: Option<i64>,
-}
-
-impl WorkGroup {
-    /// `None` when the filter admits nothing.
-    pub(crate) fn new(lease: Duration, session: Option<&SessionFetchConfig>, tags: &TagFilter) -> Option<Self> {
-        let tags = tag_keys(tags);
-        if tags.as_ref().is_some_and(Vec::is_empty) {
-            return None;
-        }
-        let session_lease_ms = session.map(|s| millis(s.lock_timeout));
-        Some(Self {
-            lease_ms: millis(lease),
-            tags,
-            session_lease_ms,
-        })
-    }
-}
 
 /// A claimed activity.
 pub(crate) struct ClaimedWork {

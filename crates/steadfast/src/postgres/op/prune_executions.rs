@@ -9,9 +9,10 @@ use uuid::Uuid;
 
 use super::ack_orchestration_item::single_code;
 use super::delete_instances::{epoch_ms, storable};
+use crate::group::millis;
 use crate::postgres::error::StoreError;
 use crate::postgres::params::Params;
-use crate::postgres::store::{Store, column, millis};
+use crate::postgres::store::{Store, column};
 
 /// Bulk pruning takes so many instances when the caller sets no limit: the framework's own default.
 const DEFAULT_LIMIT: u32 = 1000;

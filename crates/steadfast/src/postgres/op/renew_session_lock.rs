@@ -5,10 +5,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::group::millis;
 use crate::item::index_key;
 use crate::postgres::error::StoreError;
 use crate::postgres::params::Params;
-use crate::postgres::store::{Store, column, millis};
+use crate::postgres::store::{Store, column};
 
 /// Renews the active sessions of `owners`; returns how many.
 pub(crate) async fn renew(

@@ -10,8 +10,10 @@ macro_rules! files {
 }
 
 /// Table migrations in order: number, name, text. Immutable once released.
-pub(super) const MIGRATIONS: &[(u32, &str, &str)] =
-    &[(1, "0001_store", include_str!("../../../sql/tables/0001_store.sql"))];
+pub(super) const MIGRATIONS: &[(u32, &str, &str)] = &[
+    (1, "0001_store", include_str!("../../../sql/tables/0001_store.sql")),
+    (2, "0002_copied", include_str!("../../../sql/tables/0002_copied.sql")),
+];
 
 /// Stored functions, today's definitions.
 pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
@@ -22,8 +24,8 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "ack_orchestration_item",
     "ack_work_item",
     "append_with_execution",
-    "batch_results",
-    "batch_store",
+    "batch_close",
+    "batch_open",
     "claim_sessions",
     "claimed_turns",
     "cleanup_orphaned_sessions",
@@ -31,6 +33,7 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "delete_instances",
     "enqueue_for_orchestrator",
     "enqueue_for_worker",
+    "export_rows",
     "fetch_orchestration_item",
     "fetch_work_item",
     "get_custom_status",
@@ -59,9 +62,12 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "renew_work_item_lock",
     "route_claimed",
     "session_next_due",
+    "stage_rows",
     "system_metrics",
+    "take_staged",
     "text_of",
     "touch_sessions",
+    "transfer_state",
     "turn_lanes",
     "turn_reschedule",
     "work_tags",

@@ -3,6 +3,7 @@
 mod activities;
 mod cancellation;
 mod continue_as_new;
+mod copy;
 mod custom_status;
 mod detached;
 mod events;

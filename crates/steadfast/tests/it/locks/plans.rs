@@ -133,7 +133,7 @@ pub(super) fn claim_turns(versions: &str) -> String {
 pub(super) fn claim_work(tags: &str, owners: &str) -> String {
     format!(
         "SELECT instance_key, work_id FROM sf_fetch_work_item(
-             gen_random_uuid(), false, 4711, {BATCH}, 30000, {tags}, {owners}, 30000)"
+             gen_random_uuid(), false, 4711, {BATCH}, 30000, {tags}, {owners}, 30000, 99)"
     )
 }
 

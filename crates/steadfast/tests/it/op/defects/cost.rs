@@ -39,7 +39,7 @@ async fn turn_pages(scene: &Scene) -> i64 {
 }
 
 async fn work_pages(scene: &Scene) -> i64 {
-    let sql = "SELECT * FROM sf_fetch_work_item(gen_random_uuid(), false, 1, 1, 60000, '{\"\"}', NULL, 0)";
+    let sql = "SELECT * FROM sf_fetch_work_item(gen_random_uuid(), false, 1, 1, 60000, '{\"\"}', NULL, 0, 1)";
     pages(scene, sql).await
 }
 
@@ -142,7 +142,7 @@ async fn defect_07_sessions_of_others_cost_nothing() {
     scene.make("filler").await;
     something_to_do(&scene).await;
     let claim = "SELECT * FROM sf_fetch_work_item(
-        gen_random_uuid(), false, 1, 1, 60000, '{\"\"}', '{me}', 60000)";
+        gen_random_uuid(), false, 1, 1, 60000, '{\"\"}', '{me}', 60000, 1)";
     let session = "INSERT INTO sf_session VALUES ('theirs', 'them', clock_timestamp() + interval '1 hour')";
     scene.sql().await.batch_execute(session).await.expect("a session");
     let before = pages(&scene, claim).await;

@@ -111,7 +111,9 @@ async fn a_wrong_clock_changes_no_lease(skew_ms: i64) {
         Vec::new(),
     );
     done.await.expect("acknowledge");
-    let due = "SELECT count(*) FROM sf_inbox WHERE kind = 4 AND visible_at = to_timestamp($1::bigint / 1000.0)";
+    // What is due already may have been looked at for a slot that was expected back.
+    let due = "SELECT count(*) FROM (SELECT kind, visible_at FROM sf_inbox UNION ALL SELECT kind, visible_at FROM sf_message) m
+               WHERE kind = 4 AND visible_at = to_timestamp($1::bigint / 1000.0)";
     assert_eq!(scene.number(due, &[&(fire_at_ms + skew_ms)]).await, 1);
     punctual.close().await;
     scene.close().await;
