@@ -5,6 +5,7 @@
 //! Invariant: figures come from the server's own counters, never from ours; each run has a schema of its own.
 #![allow(clippy::print_stdout, reason = "the figures are this program's output")]
 
+mod chaos;
 mod chart;
 mod compare;
 mod contender;
@@ -64,6 +65,14 @@ enum Command {
     },
     /// All providers side by side: throughput, latency and costs.
     Compare(compare::Options),
+    /// Tries to make the store lose, double or stall work, and checks that it did not.
+    Chaos(chaos::Options),
+    /// A worker process of `chaos`.
+    #[command(hide = true)]
+    ChaosWorker,
+    /// A client process of `chaos`.
+    #[command(hide = true)]
+    ChaosClient,
     /// Claims beside crowds of rows, throughput beside an open transaction and through a slow network.
     Robustness(robustness::Options),
     /// Draws throughput by slots from a results file.
@@ -112,6 +121,9 @@ async fn main() -> Result<()> {
             print(&results, false);
             Ok(())
         }
+        Command::Chaos(ref options) => chaos::run(cli.database_url.as_deref(), options).await,
+        Command::ChaosWorker => chaos::work().await,
+        Command::ChaosClient => chaos::ask().await,
         Command::Robustness(ref options) => robustness::run(url()?, options).await,
         Command::Chart { ref results, ref to } => chart::draw(&chart::read(results)?, to),
         Command::Report { ref results } => {

@@ -75,7 +75,8 @@ impl Kept {
 
     /// The clock to go on with, and whether it is another boot's: then leases are to be bounded anew.
     pub(crate) fn go_on(&self, boot_id: &str, now: Reading) -> (Self, bool) {
-        let same_boot = self.boot_id == boot_id && now.uptime_ms >= self.uptime_ms;
+        // The uptime tells only where the system does not: within one boot, a reading may be older than the last note.
+        let same_boot = self.boot_id == boot_id && (!boot_id.is_empty() || now.uptime_ms >= self.uptime_ms);
         if same_boot {
             return (self.clone(), false);
         }
@@ -154,6 +155,15 @@ mod tests {
         let kept = Kept::begin("", at(1_000, 500_000));
         assert!(!kept.go_on("", at(1_001, 0)).1);
         assert!(kept.go_on("", at(999, 500_001)).1);
+    }
+
+    #[test]
+    fn a_reading_from_before_the_last_note_is_no_boot() {
+        // Taken while another process, whose wall clock is four minutes slow, was about to write down its own.
+        let kept = Kept::begin("a", at(1_000, 500_000)).noted(at(2_000, 261_000));
+        let (next, booted) = kept.go_on("a", at(1_999, 500_999));
+        assert!(!booted);
+        assert_eq!(next.at(at(3_000, 502_000)), 502_000);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::builder::{OpenError, OpenErrorKind};
 use super::clock::{self, Kept, Reading};
+use crate::fault::Faults;
 
 /// Number, name and text of each migration. Released ones never change.
 const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "0001_store", include_str!("../../sql/embedded/0001_store.sql"))];
@@ -31,10 +32,12 @@ pub fn schema_sql() -> String {
 }
 
 /// Brings the file to this program's version, or says why not; returns the clock to go on with.
-pub(crate) fn prepare(connection: &mut Connection, now: Reading) -> Result<Kept, OpenError> {
+pub(crate) fn prepare(connection: &mut Connection, faults: &Faults) -> Result<Kept, OpenError> {
     // Looked at before anything is written.
     check(connection)?;
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Read now that the file is locked: whatever another process has written down is older.
+    let now = Reading::take(faults);
     let installed = check(&tx)?;
     for (version, name, text) in MIGRATIONS.iter().filter(|m| m.0 > installed) {
         tx.execute_batch(LEDGER)?;

@@ -197,6 +197,16 @@ impl Store {
         provider
     }
 
+    /// The name of its schema.
+    pub(crate) fn schema(&self) -> &str {
+        &self.schema
+    }
+
+    /// Raw SQL on the file of a store of the embedded engine.
+    pub(crate) fn raw_file(&self) -> rusqlite::Connection {
+        self.file.as_ref().expect("a store in a file").raw()
+    }
+
     /// Raw SQL whose unqualified names are this schema's.
     pub(crate) async fn raw(&self) -> Client {
         let client = raw().await;

@@ -16,6 +16,7 @@ mod durability;
 mod e2e;
 mod harness;
 mod locks;
+mod model;
 mod op;
 mod proxy;
 mod routing;

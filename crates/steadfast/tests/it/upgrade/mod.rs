@@ -6,3 +6,4 @@ mod install;
 mod names;
 pub(crate) mod place;
 mod rights;
+mod rolling;

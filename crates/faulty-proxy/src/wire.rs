@@ -7,7 +7,7 @@ const ENCRYPTION_CODES: [u32; 2] = [80_877_103, 80_877_104];
 
 /// What a client sent, cut where it matters.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Unit {
+pub(crate) enum Unit {
     /// The client asks for TLS or GSSAPI and waits for a one-byte answer.
     Encryption,
     /// A complete request, for whose answer the client waits, and the texts of what it executes.
@@ -18,7 +18,7 @@ pub(super) enum Unit {
 
 /// The client's side of one connection.
 #[derive(Default)]
-pub(super) struct Frontend {
+pub(crate) struct Frontend {
     received: Vec<u8>,
     /// The start-up message has no type; all others have.
     started: bool,
@@ -29,12 +29,12 @@ pub(super) struct Frontend {
 }
 
 impl Frontend {
-    pub(super) fn receive(&mut self, bytes: &[u8]) {
+    pub(crate) fn receive(&mut self, bytes: &[u8]) {
         self.received.extend_from_slice(bytes);
     }
 
     /// The next complete unit, once enough has been received.
-    pub(super) fn next(&mut self) -> Option<Unit> {
+    pub(crate) fn next(&mut self) -> Option<Unit> {
         if !self.started {
             let message = take(&mut self.received, 0)?;
             let code = message
@@ -81,17 +81,17 @@ impl Frontend {
 
 /// The server's side of one connection.
 #[derive(Default)]
-pub(super) struct Backend {
+pub(crate) struct Backend {
     received: Vec<u8>,
 }
 
 impl Backend {
-    pub(super) fn receive(&mut self, bytes: &[u8]) {
+    pub(crate) fn receive(&mut self, bytes: &[u8]) {
         self.received.extend_from_slice(bytes);
     }
 
     /// The next complete message, and whether it is the last one of an answer.
-    pub(super) fn next(&mut self) -> Option<(Vec<u8>, bool)> {
+    pub(crate) fn next(&mut self) -> Option<(Vec<u8>, bool)> {
         let message = take(&mut self.received, 1)?;
         let ends_answer = message[0] == b'Z';
         Some((message, ends_answer))
