@@ -29,12 +29,16 @@ BEGIN
       AND i.orchestration_name IS NOT NULL AND (NOT p_force OR i.instance_id = p_ended) ORDER BY i.instance_key LIMIT 1;
     IF culprit IS NOT NULL THEN
         results := ARRAY[5, 0, 0, 0, 0];
+        -- Nothing was done, so a retry looks anew: it finds the culprit again, or does the work.
+        DELETE FROM sf_batch b WHERE b.batch_id = p_batch_id;
         RETURN;
     END IF;
     SELECT i.instance_id INTO culprit FROM sf_instance i
     WHERE i.parent_instance_id = ANY (p_instances) AND NOT i.instance_id = ANY (p_instances) LIMIT 1;
     IF culprit IS NOT NULL THEN
         results := ARRAY[6, 0, 0, 0, 0];
+        -- Nothing was done, so a retry looks anew: it finds the culprit again, or does the work.
+        DELETE FROM sf_batch b WHERE b.batch_id = p_batch_id;
         RETURN;
     END IF;
     DELETE FROM sf_event e WHERE e.instance_key = ANY (v_keys);
