@@ -22,11 +22,12 @@ use super::error::StoreError;
 use super::target::Connected;
 use crate::fault::Faults;
 
-/// The two queues.
+/// What there is to wait for: the two queues, and the change feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Queue {
     Turns,
     Work,
+    Feed,
 }
 
 impl Queue {
@@ -34,6 +35,7 @@ impl Queue {
         match self {
             Self::Turns => "orchestrator",
             Self::Work => "worker",
+            Self::Feed => "feed",
         }
     }
 
@@ -41,6 +43,7 @@ impl Queue {
         match self {
             Self::Turns => 't',
             Self::Work => 'w',
+            Self::Feed => 'f',
         }
     }
 
@@ -48,6 +51,7 @@ impl Queue {
         match self {
             Self::Turns => 1,
             Self::Work => 2,
+            Self::Feed => 3,
         }
     }
 }
@@ -414,6 +418,7 @@ impl Run {
             let queue = match word.chars().next() {
                 Some('t') => Queue::Turns,
                 Some('w') => Queue::Work,
+                Some('f') => Queue::Feed,
                 _ => continue,
             };
             let delay = word.get(1..).and_then(|d| d.parse().ok()).unwrap_or(0);

@@ -6,6 +6,7 @@ mod admin;
 mod builder;
 mod connection;
 mod error;
+mod feed;
 mod exchange;
 mod fetch_lane;
 mod inspect;

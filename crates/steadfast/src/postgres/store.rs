@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::builder::LongPoll;
 use super::connection::{Connector, Pipe};
 use super::error::StoreError;
+use super::feed::FeedSide;
 use super::exchange::Passenger;
 use super::fetch_lane::FetchLane;
 use super::lane::BatchLane;
@@ -31,6 +32,7 @@ use super::op::get_custom_status::CustomStatuses;
 use super::op::read::Reads;
 use super::op::renew_orchestration_item_lock::RenewTurns;
 use super::op::renew_work_item_lock::RenewWork;
+use crate::feed::Bell;
 use crate::history_cache::HistoryCache;
 
 /// Everything behind a provider.
@@ -53,6 +55,7 @@ pub(crate) struct Store {
     pub(crate) reads: Arc<BatchLane<Reads>>,
     pub(crate) custom_statuses: Arc<BatchLane<CustomStatuses>>,
     pub(crate) sessions: Sessions,
+    pub(crate) feed: FeedSide,
     cache: Mutex<HistoryCache>,
     hints: Option<Hints>,
     stop: CancellationToken,
@@ -60,7 +63,7 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn new(pipe: Pipe, connector: Connector, long_poll: LongPoll, cache_bytes: usize) -> Arc<Self> {
+    pub(crate) fn new(pipe: Pipe, connector: Connector, long_poll: LongPoll, cache_bytes: usize, feed: FeedSide) -> Arc<Self> {
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let side = (pipe.settings().pool_size / 4).max(1);
@@ -74,6 +77,7 @@ impl Store {
                     quoted_schema: pipe.quoted_schema().to_owned(),
                     fallback_poll_interval: long_poll.fallback_poll_interval,
                     ear: Box::new(Lanes {
+                        bell: Arc::clone(&feed.bell),
                         turns: Arc::downgrade(&turns),
                         work: Arc::downgrade(&work),
                     }),
@@ -98,6 +102,7 @@ impl Store {
                 renew_work: BatchLane::new(weak.clone()),
                 reads: BatchLane::new(weak.clone()),
                 custom_statuses: BatchLane::new(weak.clone()),
+                feed,
                 sessions: Sessions::default(),
                 cache: Mutex::new(HistoryCache::new(cache_bytes)),
                 batches: AtomicU32::new(0),
@@ -148,6 +153,14 @@ impl Store {
         match queue {
             Queue::Turns => self.turns.along(),
             Queue::Work => self.work.along(),
+            Queue::Feed => None,
+        }
+    }
+
+    /// Somebody here is about to wait for what other processes write to the feed.
+    pub(crate) fn want_feed(&self) {
+        if let Some(hints) = &self.hints {
+            hints.want(Queue::Feed);
         }
     }
 
@@ -211,6 +224,7 @@ impl Store {
 
 /// Passes what the listener hears to the lanes.
 struct Lanes {
+    bell: Arc<Bell>,
     turns: Weak<FetchLane<TurnClaimer>>,
     work: Weak<FetchLane<WorkClaimer>>,
 }
@@ -220,10 +234,12 @@ impl Ear for Lanes {
         match queue {
             Queue::Turns => tell(&self.turns, delay),
             Queue::Work => tell(&self.work, delay),
+            Queue::Feed => self.bell.ring(),
         }
     }
 
     fn hints_arrive(&self, arrive: bool) {
+        self.bell.reaches_far(arrive);
         if let Some(lane) = self.turns.upgrade() {
             lane.hints_arrive(arrive);
         }
@@ -236,6 +252,7 @@ impl Ear for Lanes {
         match queue {
             Queue::Turns => self.turns.upgrade().map_or(0, |l| l.sleeping()),
             Queue::Work => self.work.upgrade().map_or(0, |l| l.sleeping()),
+            Queue::Feed => self.bell.waiting(),
         }
     }
 }

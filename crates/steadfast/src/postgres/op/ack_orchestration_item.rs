@@ -15,6 +15,7 @@ use crate::item::{
 };
 use crate::postgres::error::StoreError;
 use crate::postgres::exchange::{Exchange, exchange};
+use crate::postgres::feed::feed_kinds;
 use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
@@ -199,7 +200,8 @@ impl Coded for AckTurns {
         let params = activity_params(params, calls);
         let params = message_params(store, params, calls);
         let params = cancel_params(params, calls);
-        kv_params(params, calls)
+        let params = kv_params(params, calls);
+        params.smalls(feed_kinds(store, calls.iter().flat_map(|c| &c.events)))
     }
 
     fn give_up(store: &Store, call: &AckTurn) -> Instant {
@@ -223,6 +225,7 @@ impl Coded for AckTurns {
                 }
             }
         }
+        store.feed_written(calls.iter().flat_map(|c| &c.events));
         // A released instance may have messages that came while it was leased.
         store.turns.released();
         if let Some(at) = due {

@@ -10,8 +10,10 @@ macro_rules! files {
 }
 
 /// Table migrations in order: number, name, text. Immutable once released.
-pub(super) const MIGRATIONS: &[(u32, &str, &str)] =
-    &[(1, "0001_store", include_str!("../../../sql/tables/0001_store.sql"))];
+pub(super) const MIGRATIONS: &[(u32, &str, &str)] = &[
+    (1, "0001_store", include_str!("../../../sql/tables/0001_store.sql")),
+    (2, "0002_feed", include_str!("../../../sql/tables/0002_feed.sql")),
+];
 
 /// Stored functions, today's definitions.
 pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
@@ -31,6 +33,15 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "delete_instances",
     "enqueue_for_orchestrator",
     "enqueue_for_worker",
+    "feed_append",
+    "feed_assign",
+    "feed_commit",
+    "feed_new_epoch",
+    "feed_note",
+    "feed_read",
+    "feed_report",
+    "feed_rotate",
+    "feed_trim",
     "fetch_orchestration_item",
     "fetch_work_item",
     "get_custom_status",
