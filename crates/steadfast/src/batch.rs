@@ -1,7 +1,7 @@
 //! Concurrent calls of one kind become one: what waits while a batch is under way goes into the next.
 //!
 //! Invariants: nothing here does I/O or looks at a clock; no call waits while fewer than `max_in_flight` batches
-//! are under way; calls are sent in the order in which they came; a batch never exceeds its limits, except that a
+//! of `beside_calls` in all are under way; calls are sent in the order in which they came; a batch never exceeds its limits, except that a
 //! single call which alone exceeds `max_bytes` goes by itself.
 
 use std::collections::VecDeque;
@@ -15,6 +15,9 @@ pub(crate) struct Limits {
     pub(crate) max_bytes: usize,
     /// Batches under way at once.
     pub(crate) max_in_flight: usize,
+    /// Another batch starts beside others only while those hold no more calls than this: small ones are best sent at
+    /// once, beside large ones it is better to gather.
+    pub(crate) beside_calls: usize,
 }
 
 /// The calls of one kind that wait to be sent.
@@ -23,6 +26,7 @@ pub(crate) struct Lane<T> {
     limits: Limits,
     waiting: VecDeque<(T, usize)>,
     in_flight: usize,
+    calls_in_flight: usize,
 }
 
 impl<T> Lane<T> {
@@ -32,6 +36,7 @@ impl<T> Lane<T> {
             limits,
             waiting: VecDeque::new(),
             in_flight: 0,
+            calls_in_flight: 0,
         }
     }
 
@@ -40,11 +45,12 @@ impl<T> Lane<T> {
         self.waiting.push_back((call, bytes));
     }
 
-    /// Reserves a batch: true when something waits and fewer than `max_in_flight` batches are under way. Whoever
+    /// Reserves a batch: true when something waits and another batch may be under way. Whoever
     /// reserved takes the batch when it is about to be sent ([`Lane::take_batch`]), so that what comes until then
     /// goes along, and reports [`Lane::finished`].
     pub(crate) fn reserve(&mut self) -> bool {
-        let yes = self.in_flight < self.limits.max_in_flight && !self.waiting.is_empty();
+        let crowded = self.in_flight > 0 && self.calls_in_flight > self.limits.beside_calls;
+        let yes = self.in_flight < self.limits.max_in_flight && !crowded && !self.waiting.is_empty();
         self.in_flight += usize::from(yes);
         yes
     }
@@ -68,13 +74,15 @@ impl<T> Lane<T> {
                 batch.push(call);
             }
         }
+        self.calls_in_flight += batch.len();
         batch
     }
 
-    /// A batch has been answered, or has failed.
-    pub(crate) fn finished(&mut self) {
-        debug_assert!(self.in_flight > 0);
+    /// A batch of so many calls has been answered, or has failed.
+    pub(crate) fn finished(&mut self, calls: usize) {
+        debug_assert!(self.in_flight > 0 && self.calls_in_flight >= calls);
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.calls_in_flight = self.calls_in_flight.saturating_sub(calls);
     }
 
     /// Whether nothing waits and nothing is under way.
@@ -94,6 +102,7 @@ mod tests {
             max_calls,
             max_bytes,
             max_in_flight,
+            beside_calls: usize::MAX,
         })
     }
 
@@ -104,7 +113,7 @@ mod tests {
         }
         let batch = lane.take_batch(wanted);
         if batch.is_empty() {
-            lane.finished();
+            lane.finished(0);
             return None;
         }
         Some(batch)
@@ -118,8 +127,28 @@ mod tests {
         lane.push(2, 1);
         lane.push(3, 1);
         assert_eq!(next_batch(&mut lane, |_| true), None);
-        lane.finished();
+        lane.finished(1);
         assert_eq!(next_batch(&mut lane, |_| true), Some(vec![2, 3]));
+    }
+
+    #[test]
+    fn a_batch_starts_beside_small_ones_only() {
+        let mut lane = Lane::new(Limits {
+            max_calls: 10,
+            max_bytes: 1000,
+            max_in_flight: 2,
+            beside_calls: 1,
+        });
+        lane.push(1, 1);
+        assert_eq!(next_batch(&mut lane, |_| true), Some(vec![1]));
+        lane.push(2, 1);
+        lane.push(3, 1);
+        assert_eq!(next_batch(&mut lane, |_| true), Some(vec![2, 3]));
+        lane.finished(1);
+        lane.push(4, 1);
+        assert_eq!(next_batch(&mut lane, |_| true), None, "two calls are under way");
+        lane.finished(2);
+        assert_eq!(next_batch(&mut lane, |_| true), Some(vec![4]));
     }
 
     #[test]
@@ -139,7 +168,7 @@ mod tests {
         lane.push(1, 1);
         lane.push(2, 1);
         assert_eq!(next_batch(&mut lane, |c| *c != 1), Some(vec![2]));
-        lane.finished();
+        lane.finished(1);
         lane.push(1, 1);
         assert_eq!(next_batch(&mut lane, |c| *c != 1), None);
         assert!(lane.is_idle());
@@ -155,11 +184,11 @@ mod tests {
             let mut lane = lane(max_calls, max_bytes, max_in_flight);
             let mut pushed = 0usize;
             let mut sent: Vec<u32> = Vec::new();
-            let mut under_way = 0usize;
-            let mut take = |lane: &mut Lane<u32>, under_way: &mut usize| {
+            let mut under_way: Vec<usize> = Vec::new();
+            let mut take = |lane: &mut Lane<u32>, under_way: &mut Vec<usize>| {
                 if let Some(batch) = next_batch(lane, |_| true) {
-                    *under_way += 1;
-                    assert!(*under_way <= max_in_flight);
+                    under_way.push(batch.len());
+                    assert!(under_way.len() <= max_in_flight);
                     assert!(batch.len() <= max_calls);
                     let bytes: usize = batch.iter().map(|c| sizes[*c as usize]).sum();
                     assert!(bytes <= max_bytes || batch.len() == 1);
@@ -171,16 +200,15 @@ mod tests {
                 match step {
                     0 if pushed < sizes.len() => { lane.push(pushed as u32, sizes[pushed]); pushed += 1; }
                     1 => { take(&mut lane, &mut under_way); }
-                    2 if under_way > 0 => { lane.finished(); under_way -= 1; }
+                    2 => if let Some(calls) = under_way.pop() { lane.finished(calls); }
                     _ => {}
                 }
             }
             while pushed < sizes.len() { lane.push(pushed as u32, sizes[pushed]); pushed += 1; }
             loop {
                 while take(&mut lane, &mut under_way) {}
-                if under_way == 0 { break; }
-                lane.finished();
-                under_way -= 1;
+                let Some(calls) = under_way.pop() else { break };
+                lane.finished(calls);
             }
             prop_assert!(lane.is_idle());
             prop_assert_eq!(sent, (0..sizes.len() as u32).collect::<Vec<_>>());

@@ -2,8 +2,8 @@
 //!
 //! Invariants: nothing here does I/O, sleeps or reads a clock (times come in as arguments); a signal that
 //! arrives while a look is under way makes another look follow; a look serves as many waiters as it finds
-//! items for, oldest first (after those who may not wait), and one look at a time serves all waiters of a group, so that nothing wakes a
-//! herd; a queue that was found dry is not looked into again before a signal, a due time or a waiter that
+//! items for, oldest first (after those who may not wait), and one look at a time serves all waiters of a group, so that
+//! nothing wakes a herd (only a look that goes along with an ack may be under way beside it); a queue that was found dry is not looked into again before a signal, a due time or a waiter that
 //! may not wait.
 //!
 //! A *group* is a set of waiters that may take the same items (same lease, filter and tags).
@@ -19,8 +19,13 @@ pub(crate) type WaiterId = u64;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Look<G> {
     pub(crate) group: G,
-    /// Those it is for, in the order in which they are served.
+    /// Those it is for, in the order in which they are served. Whoever has gone before the queue is asked must be taken
+    /// out: a look that asked for less has not found the queue dry.
     pub(crate) waiters: Vec<WaiterId>,
+    /// How many more are about to come back and wait.
+    pub(crate) returning: usize,
+    /// Beside a look for those who wait.
+    aside: bool,
     generation: u64,
 }
 
@@ -37,6 +42,7 @@ pub(crate) struct Found {
 #[derive(Debug)]
 struct Group {
     waiting: VecDeque<WaiterId>,
+    /// A look for those who wait is under way.
     looking: bool,
     /// Generation at which this group's part of the queue was found empty.
     dry_at: Option<u64>,
@@ -172,6 +178,8 @@ impl<G: Clone + Eq + Hash> Wake<G> {
             looks.push(Look {
                 group: group.clone(),
                 waiters: entry.begin(max_items),
+                returning: 0,
+                aside: false,
                 generation,
             });
         }
@@ -191,8 +199,36 @@ impl<G: Clone + Eq + Hash> Wake<G> {
         Some(Look {
             group: group.clone(),
             waiters: entry.begin(max_items),
+            returning: 0,
+            aside: false,
             generation,
         })
+    }
+
+    /// A look that goes along with a call after which `returning` slots of `group` come back for more. Others of the
+    /// group who wait are served too, unless another look is under way for them: beside it this one is only for those who
+    /// come back. To be answered like the others. `None` while the queue pauses or is known to hold nothing.
+    pub(crate) fn look_returning(&mut self, now: Instant, group: &G, returning: usize) -> Option<Look<G>> {
+        let (generation, max_items) = (self.generation, self.max_items);
+        let entry = self.groups.entry(group.clone()).or_insert_with(Group::new);
+        if entry.dry_at == Some(generation) || entry.not_before.is_some_and(|t| t > now) {
+            return None;
+        }
+        let aside = entry.looking || entry.waiting.is_empty();
+        let waiters = if aside { Vec::new() } else { entry.begin(max_items) };
+        Some(Look {
+            group: group.clone(),
+            returning: returning.min(max_items - waiters.len()),
+            waiters,
+            aside,
+            generation,
+        })
+    }
+
+    /// Those of a group who wait, first come first.
+    pub(crate) fn waiting_in(&self, group: &G) -> Vec<WaiterId> {
+        let waiting = self.groups.get(group).map(|g| g.waiting.iter().copied().collect());
+        waiting.unwrap_or_default()
     }
 
     /// The call that `look` went along with has put its items there. The look has seen these; it has not seen what was
@@ -213,9 +249,9 @@ impl<G: Clone + Eq + Hash> Wake<G> {
         if let Some(interval) = self.poll_every {
             self.due_in(now, interval);
         }
-        let wanted = look.waiters.len();
+        let wanted = look.waiters.len() + look.returning;
         if let Some(entry) = self.groups.get_mut(&look.group) {
-            entry.looking = false;
+            entry.looking &= look.aside;
             entry.not_before = None;
             if found.items > 0 {
                 entry.setbacks = 0;
@@ -237,7 +273,7 @@ impl<G: Clone + Eq + Hash> Wake<G> {
     /// A look failed; the next one waits a little longer each time.
     pub(crate) fn failed(&mut self, now: Instant, look: &Look<G>) {
         if let Some(entry) = self.groups.get_mut(&look.group) {
-            entry.looking = false;
+            entry.looking &= look.aside;
             entry.not_before = now.checked_add(pause(FAILURE_PAUSE, entry.setbacks));
             entry.setbacks = entry.setbacks.saturating_add(1);
         }

@@ -5,16 +5,17 @@
 -- p_tags: tag keys that the waiters take; NULL: any.
 -- p_owners: the session owner of each waiter, one entry per waiter; NULL: none takes session activities.
 --     `owner` of a row says which waiter must get it; NULL: any.
+-- p_cache_owner: the caller's history cache; `cached` says that it holds the whole history of the instance.
 --
 -- Called by: op/fetch_work_item.rs.
 -- Locks: batch id; session rows by key ascending, then work rows, never waiting.
 -- Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_fetch_work_item(
     p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[],
-    p_owners bytea[], p_session_lease_ms bigint)
+    p_owners bytea[], p_session_lease_ms bigint, p_cache_owner bigint)
 RETURNS TABLE (
     instance_key bigint, work_id bigint, instance_id text, execution_id bigint, activity_id bigint,
-    attempt_count integer, owner bytea, in_session boolean, payload bytea, next_due_ms bigint, busy boolean)
+    attempt_count integer, owner bytea, in_session boolean, payload bytea, cached boolean, next_due_ms bigint, busy boolean)
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
@@ -41,7 +42,7 @@ BEGIN
     IF p_retry THEN
         RETURN QUERY
         SELECT w.instance_key, w.work_id, i.instance_id, w.execution_id, w.activity_id, w.attempt_count,
-               s.owner, w.session_key IS NOT NULL, w.payload, NULL::bigint, false
+               s.owner, w.session_key IS NOT NULL, w.payload, false, NULL::bigint, false
         -- OFFSET 0: tags and sessions come first, whatever the planner thinks.
         FROM (SELECT a.* FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
                   SELECT q.* FROM sf_work q WHERE q.session_key IS NULL AND q.tag = t.tag AND q.available_at > v_now
@@ -87,7 +88,7 @@ BEGIN
             RETURNING w.instance_key, w.work_id, w.execution_id, w.activity_id, w.attempt_count, c.owner,
                       w.session_key, w.payload)
         SELECT c.instance_key, c.work_id, i.instance_id, c.execution_id, c.activity_id, c.attempt_count, c.owner,
-               c.session_key IS NOT NULL, c.payload, NULL::bigint, v_busy
+               c.session_key IS NOT NULL, c.payload, coalesce(i.cache_owner = p_cache_owner, false), NULL::bigint, v_busy
         FROM claimed c JOIN sf_instance i ON i.instance_key = c.instance_key ORDER BY c.work_id;
         GET DIAGNOSTICS v_found = ROW_COUNT;
     END IF;
@@ -107,6 +108,6 @@ BEGIN
     END IF;
     IF v_found < p_limit THEN
         RETURN QUERY SELECT NULL::bigint, NULL::bigint, NULL::text, NULL::bigint, NULL::bigint, NULL::integer,
-            NULL::bytea, NULL::boolean, NULL::bytea, v_next, v_busy;
+            NULL::bytea, NULL::boolean, NULL::bytea, NULL::boolean, v_next, v_busy;
     END IF;
 END $$;

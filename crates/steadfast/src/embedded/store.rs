@@ -26,6 +26,7 @@ use super::transaction::Tx;
 use super::waiting::Caller;
 use super::writer::Writer;
 use crate::batch::{Lane, Limits};
+use crate::feed::Bell;
 use crate::group::{TurnGroup, WorkGroup};
 use crate::history_cache::HistoryCache;
 use crate::sessions::Sessions;
@@ -35,6 +36,7 @@ const LIMITS: Limits = Limits {
     max_calls: 256,
     max_bytes: 16 << 20,
     max_in_flight: 1,
+    beside_calls: 0,
 };
 
 /// A caller that waits for an instance.
@@ -119,7 +121,8 @@ struct Post {
     jobs: Lane<Box<dyn Job>>,
     turns: Vec<TurnCaller>,
     work: Vec<WorkCaller>,
-    under_way: bool,
+    /// Jobs that the writer has in hand.
+    under_way: usize,
     stopping: bool,
     ended: bool,
 }
@@ -137,7 +140,7 @@ impl Mailbox {
                 jobs: Lane::new(LIMITS),
                 turns: Vec::new(),
                 work: Vec::new(),
-                under_way: false,
+                under_way: 0,
                 stopping: false,
                 ended: false,
             }),
@@ -163,18 +166,19 @@ impl Mailbox {
     /// The writer's side: waits for something to do, at most until `until`, and not at all unless `patient`.
     pub(crate) fn wait(&self, until: Option<Instant>, patient: bool) -> Mail {
         let mut post = self.lock();
-        if std::mem::take(&mut post.under_way) {
-            post.jobs.finished();
+        let done = std::mem::take(&mut post.under_way);
+        if done > 0 {
+            post.jobs.finished(done);
         }
         loop {
             let mut jobs = Vec::new();
             if post.jobs.reserve() {
                 jobs = post.jobs.take_batch(|job| job.is_wanted());
                 if jobs.is_empty() {
-                    post.jobs.finished();
+                    post.jobs.finished(0);
                 }
             }
-            post.under_way = !jobs.is_empty();
+            post.under_way = jobs.len();
             let now = Instant::now();
             let due = until.is_some_and(|at| at <= now);
             let asked = !post.turns.is_empty() || !post.work.is_empty();
@@ -211,6 +215,8 @@ pub(crate) struct Store {
     pub(crate) mailbox: Mailbox,
     pub(crate) settings: Settings,
     pub(crate) sessions: Sessions,
+    /// Rung after commits that wrote to the change feed.
+    pub(crate) bell: Arc<Bell>,
     place: Place,
     /// The store's time less the uptime.
     offset_ms: i64,
@@ -235,6 +241,7 @@ impl Store {
         let store = Arc::new(Self {
             mailbox: Mailbox::new(),
             sessions: Sessions::default(),
+            bell: Arc::default(),
             cache: Mutex::new(HistoryCache::looked_into(settings.history_cache_bytes)),
             readers: readers.clone(),
             threads: Mutex::new(Vec::new()),

@@ -9,8 +9,8 @@ use duroxide::providers::{
 };
 
 use super::error::StoreError;
-use super::op;
 use super::provider::PostgresProvider;
+use super::{op, vouched};
 use crate::inspect::InstanceDetail;
 
 fn refuse(operation: &'static str) -> impl Fn(StoreError) -> ProviderError {
@@ -140,24 +140,28 @@ impl ProviderAdmin for PostgresProvider {
         ids: &[String],
         force: bool,
     ) -> Result<DeleteInstanceResult, ProviderError> {
+        vouched::forget();
         op::delete_instances::delete(self.store(), ids, force)
             .await
             .map_err(refuse("delete_instances_atomic"))
     }
 
     async fn delete_instance(&self, instance_id: &str, force: bool) -> Result<DeleteInstanceResult, ProviderError> {
+        vouched::forget();
         op::delete_instances::delete_tree(self.store(), instance_id, force)
             .await
             .map_err(refuse("delete_instance"))
     }
 
     async fn delete_instance_bulk(&self, filter: InstanceFilter) -> Result<DeleteInstanceResult, ProviderError> {
+        vouched::forget();
         op::delete_instances::delete_bulk(self.store(), &filter)
             .await
             .map_err(refuse("delete_instance_bulk"))
     }
 
     async fn prune_executions(&self, instance_id: &str, options: PruneOptions) -> Result<PruneResult, ProviderError> {
+        vouched::forget();
         op::prune_executions::prune(self.store(), instance_id, &options)
             .await
             .map_err(refuse("prune_executions"))
@@ -168,6 +172,7 @@ impl ProviderAdmin for PostgresProvider {
         filter: InstanceFilter,
         options: PruneOptions,
     ) -> Result<PruneResult, ProviderError> {
+        vouched::forget();
         op::prune_executions::prune_bulk(self.store(), &filter, &options)
             .await
             .map_err(refuse("prune_executions_bulk"))

@@ -2,7 +2,7 @@
 //!
 //! Invariants: acknowledgement and claim are one statement and one commit, each under a batch id of its own, so that
 //! after trouble each finds out by itself what became of it; the claim comes second and sees what the batch made; who
-//! is acknowledged is answered before what was claimed is handed out.
+//! is acknowledged does not wait for what was claimed.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use tokio_postgres::Row;
 
 use super::connection::Pair;
 use super::error::StoreError;
+use super::fetch_lane::Mark;
 use super::lane::{Coded, Entry, answer_each, codes_of, committed, settle, settle_on, terms_for};
 use super::listen::Queue;
 use super::params::Params;
@@ -20,15 +21,23 @@ use super::store::Store;
 pub(crate) trait Exchange: Coded {
     /// The queue that it fills.
     const FILLS: Queue;
-    /// Names of its function and of the one that claims from that queue, as one.
-    const BOTH: &'static str;
 
-    /// Whether the call puts something into that queue that is due at once.
+    /// Names of its function and of the one that claims from `queue`, as one.
+    fn both(queue: Queue) -> &'static str;
+
+    /// Whether the call puts something into the queue that it fills that is due at once.
     fn fills(call: &Self::Call) -> bool;
+
+    /// What was taken from the other queue and is done with: whoever had it comes back for more.
+    fn mark(_: &Self::Call) -> Option<Mark> {
+        None
+    }
 }
 
 /// A look into a queue that goes along with a batch: [`super::fetch_lane::Along`] without its type.
 pub(crate) trait Passenger: Send + Sync {
+    /// The queue that it looks into.
+    fn queue(&self) -> Queue;
     fn function(&self) -> &'static str;
     /// Place of the parameter that says how many to claim, from 0.
     fn limit_at(&self) -> usize;
@@ -44,23 +53,32 @@ pub(crate) trait Passenger: Send + Sync {
 /// (measured: at 128/128 slots all batches together cost 5 to 15 % of throughput).
 const FEW: usize = 4;
 
-/// Runs a batch, together with a claim when somebody here waits for what it makes.
+/// Who goes along with these calls: somebody who waits for what they make, or else those who come back after them.
+fn passenger<B: Exchange>(store: &Arc<Store>, entries: &[Entry<B>]) -> Option<Box<dyn Passenger>> {
+    if entries.len() > FEW {
+        return None;
+    }
+    let fills = entries.iter().any(|e| B::fills(&e.call));
+    fills.then(|| store.passenger(B::FILLS)).flatten().or_else(|| {
+        let marks: Vec<Mark> = entries.iter().filter_map(|e| B::mark(&e.call)).collect();
+        store.returning(B::FILLS.other(), &marks)
+    })
+}
+
+/// Runs a batch, together with a claim when somebody here waits for what it makes, or will wait after it.
 pub(crate) async fn exchange<B: Exchange>(store: Arc<Store>, entries: Vec<Entry<B>>) {
-    let passenger = if entries.len() <= FEW && entries.iter().any(|e| B::fills(&e.call)) {
-        store.passenger(B::FILLS)
-    } else {
-        None
-    };
-    let Some(mut passenger) = passenger else {
+    let Some(mut passenger) = passenger::<B>(&store, &entries) else {
         return settle(store, entries).await;
     };
     let terms = terms_for::<B>(&store, &entries);
     let answer = send::<B>(&store, &entries, &terms, passenger.as_ref()).await;
     match answer.and_then(|rows| Ok((codes_of(&rows, entries.len())?, rows))) {
         Ok((codes, rows)) => {
-            metrics::histogram!("steadfast_batch_calls", "function" => B::BOTH).record(entries.len() as f64);
+            metrics::histogram!("steadfast_batch_calls", "function" => B::both(passenger.queue()))
+                .record(entries.len() as f64);
             if let Some(mut made) = committed::<B>(&store, &entries, &codes) {
-                let carried = match B::FILLS {
+                let carried = match passenger.queue() {
+                    queue if queue != B::FILLS => 0,
                     Queue::Turns => std::mem::take(&mut made.turns),
                     Queue::Work => std::mem::take(&mut made.work),
                 };
@@ -69,8 +87,14 @@ pub(crate) async fn exchange<B: Exchange>(store: Arc<Store>, entries: Vec<Entry<
                 }
                 made.announce(&store);
             }
+            // Whoever is acknowledged comes back at once, and should find what was claimed for him; but he does not wait
+            // for what takes more than a moment.
+            let mut arrival = passenger.arrive(Ok(rows));
+            let arrived = futures_util::poll!(&mut arrival).is_ready();
             answer_each(&store, entries, &codes);
-            passenger.arrive(Ok(rows)).await;
+            if !arrived {
+                arrival.await;
+            }
         }
         Err(error) => {
             let tracker = store.tasks.clone();
@@ -88,7 +112,7 @@ async fn send<B: Exchange>(
 ) -> Result<Vec<Row>, StoreError> {
     let calls: Vec<&B::Call> = entries.iter().map(|e| &e.call).collect();
     let pair = Pair {
-        both: B::BOTH,
+        both: B::both(passenger.queue()),
         first: B::FUNCTION,
         second: passenger.function(),
         limit_at: passenger.limit_at(),

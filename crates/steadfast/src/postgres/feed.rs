@@ -12,7 +12,7 @@ use tokio_postgres::Row as PgRow;
 use uuid::Uuid;
 
 use super::error::StoreError;
-use super::listen::Queue;
+use super::listen::Topic;
 use super::params::Params;
 use super::provider::PostgresProvider;
 use super::store::{Store, column, millis};
@@ -112,7 +112,7 @@ impl Store {
         if moved > 0 {
             metrics::counter!("steadfast_feed_assigned_total").increment(moved.unsigned_abs());
             self.feed.bell.ring();
-            self.offer_now(Queue::Feed);
+            self.offer(Topic::Feed, Duration::ZERO);
         }
         Ok(more)
     }

@@ -22,13 +22,16 @@ use crate::history_cache::random_id;
 use crate::wake::{Found, Look, WaiterId, Wake};
 
 mod along;
+mod returning;
+
+use returning::Returning;
 
 /// Claims items for waiters.
 pub(crate) trait Claimer: Send + Sync + Sized + 'static {
     /// What waiters must have in common to be served by one claim.
     type Group: Clone + Eq + Hash + Send + Sync + 'static;
     /// What is particular to a waiter.
-    type Seat: Clone + Send + Sync + 'static;
+    type Seat: Clone + Eq + Send + Sync + 'static;
     type Item: Send + 'static;
     const QUEUE: Queue;
 
@@ -36,6 +39,9 @@ pub(crate) trait Claimer: Send + Sync + Sized + 'static {
     const FUNCTION: &'static str;
     /// Which of its parameters, from 0, says how many to claim.
     const LIMIT_AT: usize;
+
+    /// What an ack of the item will name.
+    fn mark(item: &Self::Item) -> Mark;
 
     /// `None` when the provider is gone.
     fn store(&self) -> Option<Arc<Store>>;
@@ -58,6 +64,9 @@ pub(crate) trait Claimer: Send + Sync + Sized + 'static {
     /// Returns items that nobody took.
     fn give_back(&self, items: Vec<Self::Item>) -> impl Future<Output = ()> + Send;
 }
+
+/// An item in the hands of a caller: its row, and the claim.
+pub(crate) type Mark = (i64, i64);
 
 /// Identity of one claim, fixed before it is sent.
 pub(crate) struct ClaimTerms {
@@ -114,6 +123,8 @@ struct State<C: Claimer> {
     kept: usize,
     /// Somebody is about to start the looks that are due.
     gathering: bool,
+    /// Who comes back after which ack, and what was claimed for them.
+    returning: Returning<C>,
     closed: bool,
 }
 
@@ -146,6 +157,7 @@ impl<C: Claimer> FetchLane<C> {
                 hints_arrive: false,
                 kept: 0,
                 gathering: false,
+                returning: Returning::new(),
                 closed: false,
             }),
             alarm: Notify::new(),
@@ -169,13 +181,19 @@ impl<C: Claimer> FetchLane<C> {
         seat: C::Seat,
         wait: Option<Duration>,
     ) -> Answer<C::Item> {
+        let at_once = wait.is_none();
+        if at_once {
+            self.put_back_held().await;
+        }
         let (answer, answered) = oneshot::channel();
         let id = {
             let mut state = self.lock();
             if state.closed {
                 return Err(StoreError::Closed);
             }
-            let at_once = wait.is_none();
+            if !at_once && let Some(item) = state.returning.take(&group, &seat) {
+                return Ok(Some(item));
+            }
             let id = state.wake.register(group.clone(), at_once);
             state.seats.insert(id, Seated { seat, at_once, answer });
             id
@@ -248,13 +266,15 @@ impl<C: Claimer> FetchLane<C> {
     }
 
     /// Answers everybody that it is over, and takes no more.
-    pub(crate) fn close(&self) {
+    pub(crate) fn close(self: &Arc<Self>) {
         let mut state = self.lock();
         state.closed = true;
         for (_, seated) in state.seats.drain() {
             let _ = seated.answer.send(Err(StoreError::Closed));
         }
+        let held = state.returning.drain(|_| true);
         drop(state);
+        self.give_back_later(held);
         self.alarm.notify_one();
     }
 
@@ -291,8 +311,8 @@ impl<C: Claimer> FetchLane<C> {
         }
     }
 
-    async fn look(self: Arc<Self>, look: Look<C::Group>) {
-        let (ids, seats) = self.seats_of(&look);
+    async fn look(self: Arc<Self>, mut look: Look<C::Group>) {
+        let (ids, seats) = self.seats_of(&mut look);
         let result = match (self.claimer.store(), seats.is_empty()) {
             (_, true) => Ok(Claimed::again()),
             (None, _) => Err(StoreError::Closed),
@@ -303,16 +323,16 @@ impl<C: Claimer> FetchLane<C> {
                 Self::taken(&store, &look.group, &seats, &terms, answer).await
             }
         };
-        self.finish(look, &ids, result).await;
+        self.finish(look, &ids, &seats, result).await;
     }
 
-    /// Those whom a look is for and who still wait.
-    fn seats_of(&self, look: &Look<C::Group>) -> (Vec<WaiterId>, Vec<C::Seat>) {
+    /// Those whom a look is for and who still wait; the others are taken out of it.
+    fn seats_of(&self, look: &mut Look<C::Group>) -> (Vec<WaiterId>, Vec<C::Seat>) {
         let state = self.lock();
-        look.waiters
-            .iter()
-            .filter_map(|id| state.seats.get(id).map(|s| (*id, s.seat.clone())))
-            .unzip()
+        let seat = |id: &WaiterId| state.seats.get(id).map(|s| (*id, s.seat.clone()));
+        let (ids, seats): (Vec<WaiterId>, Vec<C::Seat>) = look.waiters.iter().filter_map(seat).unzip();
+        look.waiters.clone_from(&ids);
+        (ids, seats)
     }
 
     /// What a claim has taken, whatever became of its answer.
@@ -343,26 +363,29 @@ impl<C: Claimer> FetchLane<C> {
         self: &Arc<Self>,
         look: Look<C::Group>,
         ids: &[WaiterId],
+        seats: &[C::Seat],
         result: Result<Claimed<C::Item>, StoreError>,
     ) {
         let left = match result {
-            Ok(claimed) => self.deliver(&look, ids, claimed),
+            Ok(claimed) => self.deliver(&look, ids, seats, claimed),
             Err(error) => {
                 self.report(&look, ids, error);
                 Vec::new()
             }
         };
-        if !left.is_empty() {
-            metrics::counter!("steadfast_given_back_total", "queue" => C::QUEUE.name()).increment(left.len() as u64);
-            self.claimer.give_back(left).await;
-            self.lock().wake.signal();
-        }
+        self.give_back(left).await;
         self.pump();
         self.register_sleepers();
     }
 
     /// Hands items to their waiters; returns those whose waiters are gone.
-    fn deliver(&self, look: &Look<C::Group>, ids: &[WaiterId], claimed: Claimed<C::Item>) -> Vec<C::Item> {
+    fn deliver(
+        self: &Arc<Self>,
+        look: &Look<C::Group>,
+        ids: &[WaiterId],
+        seats: &[C::Seat],
+        claimed: Claimed<C::Item>,
+    ) -> Vec<C::Item> {
         let Claimed { items, busy, next_due } = claimed;
         let found = Found {
             items: items.len(),
@@ -387,23 +410,16 @@ impl<C: Claimer> FetchLane<C> {
                     None => free.pop(),
                 };
                 let Some(id) = id else {
-                    left.push(unclaimed);
+                    left.push((seat, unclaimed));
                     break;
                 };
-                match state.seats.remove(&id) {
-                    Some(seated) => {
-                        state.wake.remove(&look.group, id);
-                        if let Err(Ok(Some(refused))) = seated.answer.send(Ok(Some(unclaimed))) {
-                            item = Some(refused);
-                        }
-                    }
-                    None => item = Some(unclaimed),
-                }
+                item = state.hand(&look.group, id, unclaimed);
                 if seat.is_some() {
-                    left.extend(item.take());
+                    left.extend(item.take().map(|item| (seat, item)));
                 }
             }
         }
+        let left = state.keep_for_returning(look, ids.len(), seats, left);
         for id in ids {
             if state.seats.get(id).is_some_and(|s| s.at_once)
                 && let Some(seated) = state.seats.remove(id)
@@ -430,6 +446,8 @@ impl<C: Claimer> FetchLane<C> {
             hints.offer(C::QUEUE, Duration::ZERO);
         }
         state.wake.looked(Instant::now(), look, found);
+        drop(state);
+        self.watch_held();
         left
     }
 
@@ -495,9 +513,8 @@ impl<C: Claimer> Drop for Ticket<'_, C> {
         if let Ok(Ok(Some(item))) = self.answered.try_recv() {
             let lane = Arc::clone(self.lane);
             self.lane.tasks.spawn(async move {
-                metrics::counter!("steadfast_given_back_total", "queue" => C::QUEUE.name()).increment(1);
-                lane.claimer.give_back(vec![item]).await;
-                lane.signal(1);
+                lane.give_back(vec![item]).await;
+                lane.pump();
             });
         }
     }

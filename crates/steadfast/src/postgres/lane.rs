@@ -68,24 +68,21 @@ impl<B: Batch> BatchLane<B> {
 
     fn pump(self: &Arc<Self>) {
         while self.lock().reserve() {
-            let lane = Arc::clone(self);
             let Some(store) = self.store.upgrade() else {
                 // Nobody can send these any more: dropping them says so.
-                let _ = self.lock().take_batch(|_| true);
-                self.lock().finished();
+                let dropped = self.lock().take_batch(|_| true).len();
+                self.lock().finished(dropped);
                 continue;
+            };
+            let mut place = Place {
+                lane: Arc::clone(self),
+                calls: 0,
             };
             let tracker = store.tasks.clone();
             tracker.spawn(async move {
-                // However the batch ends, the next one follows.
-                let next = Arc::clone(&lane);
-                let _next = OnDrop(Some(move || {
-                    next.lock().finished();
-                    next.pump();
-                }));
                 // Whoever is ready to call does so first, and goes along: on an idle runtime this takes no time.
                 tokio::task::yield_now().await;
-                let batch = lane.lock().take_batch(|entry| !entry.answer.is_closed());
+                let batch = place.take_batch();
                 if !batch.is_empty() {
                     B::send(store, batch).await;
                 }
@@ -98,13 +95,24 @@ impl<B: Batch> BatchLane<B> {
     }
 }
 
-struct OnDrop<F: FnOnce()>(Option<F>);
+/// The place of a batch that is under way. However the batch ends, the next one follows.
+struct Place<B: Batch> {
+    lane: Arc<BatchLane<B>>,
+    calls: usize,
+}
 
-impl<F: FnOnce()> Drop for OnDrop<F> {
+impl<B: Batch> Place<B> {
+    fn take_batch(&mut self) -> Vec<Entry<B>> {
+        let batch = self.lane.lock().take_batch(|entry| !entry.answer.is_closed());
+        self.calls = batch.len();
+        batch
+    }
+}
+
+impl<B: Batch> Drop for Place<B> {
     fn drop(&mut self) {
-        if let Some(f) = self.0.take() {
-            f();
-        }
+        self.lane.lock().finished(self.calls);
+        self.lane.pump();
     }
 }
 

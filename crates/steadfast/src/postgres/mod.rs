@@ -19,6 +19,7 @@ mod schema;
 mod store;
 pub mod target;
 pub mod tls;
+mod vouched;
 
 pub use crate::inspect::{InstanceDetail, InstanceQuery, InstanceSummary, QueueReport};
 pub use builder::{Builder, DEFAULT_POOL_SIZE, DEFAULT_SCHEMA, LongPoll, Migrations, OpenError, OpenErrorKind};

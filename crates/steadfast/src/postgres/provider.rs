@@ -15,7 +15,6 @@ use duroxide::{Event, SystemStats};
 
 use super::builder::{Builder, OpenError, with_connection};
 use super::error::{Refusal, StoreError};
-use super::op;
 use super::op::abandon_orchestration_item::AbandonedTurn;
 use super::op::abandon_work_item::AbandonedWork;
 use super::op::ack_orchestration_item::AckTurn;
@@ -29,6 +28,7 @@ use super::op::renew_work_item_lock::RenewedWork;
 use super::schema;
 use super::store::Store;
 use super::target::ConnectTarget;
+use super::{op, vouched};
 use crate::item::{Activity, Message, signed};
 use crate::token::InvalidToken;
 
@@ -190,6 +190,7 @@ impl Provider for PostgresProvider {
         metadata: ExecutionMetadata,
         cancelled_activities: Vec<ScheduledActivityIdentifier>,
     ) -> Result<(), ProviderError> {
+        vouched::forget();
         const OP: &str = "ack_orchestration_item";
         let token = lock_token.parse().map_err(refuse::<InvalidToken>(OP))?;
         let turn = AckTurn::encode(
@@ -214,6 +215,7 @@ impl Provider for PostgresProvider {
         delay: Option<Duration>,
         ignore_attempt: bool,
     ) -> Result<(), ProviderError> {
+        vouched::forget();
         const OP: &str = "abandon_orchestration_item";
         let token = lock_token.parse().map_err(refuse::<InvalidToken>(OP))?;
         self.store()
@@ -241,6 +243,9 @@ impl Provider for PostgresProvider {
         if instance.contains('\0') {
             return Ok(Vec::new());
         }
+        if let Some(history) = op::read::vouched(self.store(), instance) {
+            return Ok(history);
+        }
         op::read::read_execution(self.store(), instance, None)
             .await
             .map_err(refuse("read"))
@@ -263,12 +268,14 @@ impl Provider for PostgresProvider {
         execution_id: u64,
         new_events: Vec<Event>,
     ) -> Result<(), ProviderError> {
+        vouched::forget();
         op::append_with_execution::append(self.store(), instance, execution_id, &new_events)
             .await
             .map_err(refuse("append_with_execution"))
     }
 
     async fn enqueue_for_worker(&self, item: WorkItem) -> Result<(), ProviderError> {
+        vouched::forget();
         const OP: &str = "enqueue_for_worker";
         let activity = Activity::encode(&item).map_err(refuse(OP))?;
         self.store().enqueue_work.submit(activity).await.map_err(refuse(OP))
@@ -292,10 +299,17 @@ impl Provider for PostgresProvider {
             .fetch(group, owner, wait)
             .await
             .map_err(refuse("fetch_work_item"))?;
+        if let Some(work) = &work
+            && work.history_held
+            && let WorkItem::ActivityExecute { instance, .. } = &work.item
+        {
+            vouched::vouch(self.store(), instance, work.token.instance_key);
+        }
         Ok(work.map(|w| (w.item, w.token.to_string(), w.attempt_count)))
     }
 
     async fn ack_work_item(&self, token: &str, completion: Option<WorkItem>) -> Result<(), ProviderError> {
+        vouched::forget();
         const OP: &str = "ack_work_item";
         let token = token.parse().map_err(refuse::<InvalidToken>(OP))?;
         let work = AckedWork::encode(token, completion.as_ref()).map_err(refuse(OP))?;
@@ -318,6 +332,7 @@ impl Provider for PostgresProvider {
         delay: Option<Duration>,
         ignore_attempt: bool,
     ) -> Result<(), ProviderError> {
+        vouched::forget();
         const OP: &str = "abandon_work_item";
         let token = token.parse().map_err(refuse::<InvalidToken>(OP))?;
         self.store()
@@ -349,6 +364,7 @@ impl Provider for PostgresProvider {
     }
 
     async fn enqueue_for_orchestrator(&self, item: WorkItem, delay: Option<Duration>) -> Result<(), ProviderError> {
+        vouched::forget();
         const OP: &str = "enqueue_for_orchestrator";
         let message = Message::encode(&item).map_err(refuse(OP))?;
         self.store()

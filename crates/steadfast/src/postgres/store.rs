@@ -17,9 +17,9 @@ use super::connection::{Connector, Pipe};
 use super::error::StoreError;
 use super::feed::FeedSide;
 use super::exchange::Passenger;
-use super::fetch_lane::FetchLane;
+use super::fetch_lane::{FetchLane, Mark};
 use super::lane::BatchLane;
-use super::listen::{Ear, Hints, Listener, ListenerState, Queue};
+use super::listen::{Ear, Hints, Listener, ListenerState, Queue, Topic};
 use super::op::abandon_orchestration_item::AbandonTurns;
 use super::op::abandon_work_item::AbandonWork;
 use super::op::ack_orchestration_item::AckTurns;
@@ -153,14 +153,21 @@ impl Store {
         match queue {
             Queue::Turns => self.turns.along(),
             Queue::Work => self.work.along(),
-            Queue::Feed => None,
         }
     }
 
     /// Somebody here is about to wait for what other processes write to the feed.
     pub(crate) fn want_feed(&self) {
         if let Some(hints) = &self.hints {
-            hints.want(Queue::Feed);
+            hints.want(Topic::Feed);
+        }
+    }
+
+    /// Those who had these items from `queue` in hand, and come back for more, go along with the call that ends them.
+    pub(crate) fn returning(&self, queue: Queue, marks: &[Mark]) -> Option<Box<dyn Passenger>> {
+        match queue {
+            Queue::Turns => self.turns.along_returning(marks),
+            Queue::Work => self.work.along_returning(marks),
         }
     }
 
@@ -169,9 +176,9 @@ impl Store {
         self.offer(queue, Duration::ZERO);
     }
 
-    fn offer(&self, queue: Queue, delay: Duration) {
+    pub(crate) fn offer(&self, topic: impl Into<Topic>, delay: Duration) {
         if let Some(hints) = &self.hints {
-            hints.offer(queue, delay);
+            hints.offer(topic, delay);
         }
     }
 
@@ -230,11 +237,11 @@ struct Lanes {
 }
 
 impl Ear for Lanes {
-    fn hint(&self, queue: Queue, delay: Duration) {
+    fn hint(&self, queue: Topic, delay: Duration) {
         match queue {
-            Queue::Turns => tell(&self.turns, delay),
-            Queue::Work => tell(&self.work, delay),
-            Queue::Feed => self.bell.ring(),
+            Topic::Turns => tell(&self.turns, delay),
+            Topic::Work => tell(&self.work, delay),
+            Topic::Feed => self.bell.ring(),
         }
     }
 
@@ -248,11 +255,11 @@ impl Ear for Lanes {
         }
     }
 
-    fn sleeping(&self, queue: Queue) -> usize {
+    fn sleeping(&self, queue: Topic) -> usize {
         match queue {
-            Queue::Turns => self.turns.upgrade().map_or(0, |l| l.sleeping()),
-            Queue::Work => self.work.upgrade().map_or(0, |l| l.sleeping()),
-            Queue::Feed => self.bell.waiting(),
+            Topic::Turns => self.turns.upgrade().map_or(0, |l| l.sleeping()),
+            Topic::Work => self.work.upgrade().map_or(0, |l| l.sleeping()),
+            Topic::Feed => self.bell.waiting(),
         }
     }
 }

@@ -8,9 +8,10 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use tokio_postgres::Row;
 
-use super::{ClaimTerms, Claimed, Claimer, FetchLane};
+use super::{ClaimTerms, Claimed, Claimer, FetchLane, Mark};
 use crate::postgres::error::StoreError;
 use crate::postgres::exchange::Passenger;
+use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::Store;
 use crate::wake::{Look, WaiterId};
@@ -26,15 +27,42 @@ impl<C: Claimer> FetchLane<C> {
             }
             state.wake.look_along(Instant::now())?
         };
-        let (ids, seats) = self.seats_of(&look);
-        Some(Box::new(Along {
+        Some(self.passenger(store, look, Vec::new()))
+    }
+
+    /// A look that goes along with acks of these items, for the callers who come back for more when they are
+    /// acknowledged; `None` when nobody is known to come back, or the queue is known to hold nothing.
+    pub(crate) fn along_returning(self: &Arc<Self>, marks: &[Mark]) -> Option<Box<dyn Passenger>> {
+        let store = self.claimer.store()?;
+        let (look, returning) = {
+            let mut state = self.lock();
+            if state.closed {
+                return None;
+            }
+            let (group, seats) = state.returning.leave(marks)?;
+            let look = state.wake.look_returning(Instant::now(), &group, seats.len())?;
+            (look, seats)
+        };
+        Some(self.passenger(store, look, returning))
+    }
+
+    fn passenger(
+        self: &Arc<Self>,
+        store: Arc<Store>,
+        mut look: Look<C::Group>,
+        mut returning: Vec<C::Seat>,
+    ) -> Box<dyn Passenger> {
+        let (ids, mut seats) = self.seats_of(&mut look);
+        returning.truncate(look.returning);
+        seats.append(&mut returning);
+        Box::new(Along {
             lane: Arc::clone(self),
             store,
             look,
             ids,
             seats,
             terms: ClaimTerms::new(),
-        }))
+        })
     }
 }
 
@@ -49,6 +77,10 @@ struct Along<C: Claimer> {
 }
 
 impl<C: Claimer> Passenger for Along<C> {
+    fn queue(&self) -> Queue {
+        C::QUEUE
+    }
+
     fn function(&self) -> &'static str {
         C::FUNCTION
     }
@@ -82,7 +114,7 @@ impl<C: Claimer> Passenger for Along<C> {
                 Err(error) if !error.is_in_doubt() => Ok(Claimed::again()),
                 answer => FetchLane::<C>::taken(&store, &look.group, &seats, &terms, answer).await,
             };
-            lane.finish(look, &ids, result).await;
+            lane.finish(look, &ids, &seats, result).await;
         })
     }
 }

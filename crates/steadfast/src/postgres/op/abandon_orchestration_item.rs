@@ -28,6 +28,7 @@ impl Batch for AbandonTurns {
         max_calls: 256,
         max_bytes: usize::MAX,
         max_in_flight: 1,
+        beside_calls: usize::MAX,
     };
 
     fn bytes(_: &AbandonedTurn) -> usize {

@@ -28,6 +28,7 @@ impl Batch for AbandonWork {
         max_calls: 256,
         max_bytes: usize::MAX,
         max_in_flight: 1,
+        beside_calls: usize::MAX,
     };
 
     fn bytes(_: &AbandonedWork) -> usize {

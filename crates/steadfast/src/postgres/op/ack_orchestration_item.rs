@@ -16,6 +16,7 @@ use crate::item::{
 use crate::postgres::error::StoreError;
 use crate::postgres::exchange::{Exchange, exchange};
 use crate::postgres::feed::feed_kinds;
+use crate::postgres::fetch_lane::Mark;
 use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
@@ -173,7 +174,8 @@ impl Batch for AckTurns {
     const LIMITS: Limits = Limits {
         max_calls: 128,
         max_bytes: 8 << 20,
-        max_in_flight: 1,
+        max_in_flight: 2,
+        beside_calls: 2,
     };
 
     fn bytes(call: &AckTurn) -> usize {
@@ -240,7 +242,17 @@ impl Coded for AckTurns {
 
 impl Exchange for AckTurns {
     const FILLS: Queue = Queue::Work;
-    const BOTH: &'static str = "sf_ack_orchestration_item+sf_fetch_work_item";
+
+    fn both(queue: Queue) -> &'static str {
+        match queue {
+            Queue::Turns => "sf_ack_orchestration_item+sf_fetch_orchestration_item",
+            Queue::Work => "sf_ack_orchestration_item+sf_fetch_work_item",
+        }
+    }
+
+    fn mark(call: &AckTurn) -> Option<Mark> {
+        Some((call.token.instance_key, call.token.claim))
+    }
 
     fn fills(call: &AckTurn) -> bool {
         !call.activities.is_empty()

@@ -11,6 +11,7 @@ use duroxide::providers::WorkItem;
 use crate::batch::Limits;
 use crate::item::{ItemError, Message, MessageKind};
 use crate::postgres::exchange::{Exchange, exchange};
+use crate::postgres::fetch_lane::Mark;
 use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
@@ -44,7 +45,8 @@ impl Batch for AckWork {
     const LIMITS: Limits = Limits {
         max_calls: 256,
         max_bytes: 8 << 20,
-        max_in_flight: 1,
+        max_in_flight: 2,
+        beside_calls: 2,
     };
 
     fn bytes(call: &AckedWork) -> usize {
@@ -97,7 +99,17 @@ impl Coded for AckWork {
 
 impl Exchange for AckWork {
     const FILLS: Queue = Queue::Turns;
-    const BOTH: &'static str = "sf_ack_work_item+sf_fetch_orchestration_item";
+
+    fn both(queue: Queue) -> &'static str {
+        match queue {
+            Queue::Turns => "sf_ack_work_item+sf_fetch_orchestration_item",
+            Queue::Work => "sf_ack_work_item+sf_fetch_work_item",
+        }
+    }
+
+    fn mark(call: &AckedWork) -> Option<Mark> {
+        Some((call.token.work_id, call.token.claim))
+    }
 
     fn fills(call: &AckedWork) -> bool {
         call.completion.is_some()

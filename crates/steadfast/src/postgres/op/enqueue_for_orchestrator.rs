@@ -31,6 +31,7 @@ impl Batch for EnqueueMessages {
         max_calls: 256,
         max_bytes: 8 << 20,
         max_in_flight: 1,
+        beside_calls: usize::MAX,
     };
 
     fn bytes(call: &Enqueued) -> usize {
@@ -82,7 +83,10 @@ impl Coded for EnqueueMessages {
 
 impl Exchange for EnqueueMessages {
     const FILLS: Queue = Queue::Turns;
-    const BOTH: &'static str = "sf_enqueue_for_orchestrator+sf_fetch_orchestration_item";
+
+    fn both(_: Queue) -> &'static str {
+        "sf_enqueue_for_orchestrator+sf_fetch_orchestration_item"
+    }
 
     fn fills(call: &Enqueued) -> bool {
         match call.delay {

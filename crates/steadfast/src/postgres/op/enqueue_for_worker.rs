@@ -21,6 +21,7 @@ impl Batch for EnqueueWork {
         max_calls: 256,
         max_bytes: 8 << 20,
         max_in_flight: 1,
+        beside_calls: usize::MAX,
     };
 
     fn bytes(call: &Activity) -> usize {

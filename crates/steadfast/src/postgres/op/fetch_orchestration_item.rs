@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::abandon_orchestration_item::AbandonedTurn;
 use crate::item::{decode_history, pack_version};
 use crate::postgres::error::StoreError;
-use crate::postgres::fetch_lane::{ClaimTerms, Claimed, Claimer};
+use crate::postgres::fetch_lane::{ClaimTerms, Claimed, Claimer, Mark};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column, millis};
@@ -69,6 +69,10 @@ impl Claimer for TurnClaimer {
 
     const FUNCTION: &'static str = "sf_fetch_orchestration_item";
     const LIMIT_AT: usize = 3;
+
+    fn mark(turn: &ClaimedTurn) -> Mark {
+        (turn.token.instance_key, turn.token.claim)
+    }
 
     fn store(&self) -> Option<Arc<Store>> {
         self.0.upgrade()

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::abandon_work_item::AbandonedWork;
 use crate::item::{MessageKind, index_key, tag_keys, to_payload};
 use crate::postgres::error::StoreError;
-use crate::postgres::fetch_lane::{ClaimTerms, Claimed, Claimer};
+use crate::postgres::fetch_lane::{ClaimTerms, Claimed, Claimer, Mark};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column, millis};
@@ -50,6 +50,8 @@ pub(crate) struct ClaimedWork {
     pub(crate) item: WorkItem,
     pub(crate) token: WorkToken,
     pub(crate) attempt_count: u32,
+    /// This process held the whole history of the instance at the claim.
+    pub(crate) history_held: bool,
 }
 
 /// Claims for waiting workers; a seat is its session owner.
@@ -64,6 +66,10 @@ impl Claimer for WorkClaimer {
     const FUNCTION: &'static str = "sf_fetch_work_item";
     const LIMIT_AT: usize = 3;
 
+    fn mark(work: &ClaimedWork) -> Mark {
+        (work.token.work_id, work.token.claim)
+    }
+
     fn store(&self) -> Option<Arc<Store>> {
         self.0.upgrade()
     }
@@ -72,8 +78,8 @@ impl Claimer for WorkClaimer {
         Duration::from_millis(group.lease_ms.unsigned_abs())
     }
 
-    fn params(_: &Store, group: &WorkGroup, seats: &[String], terms: &ClaimTerms, retry: bool) -> Params {
-        params(group, seats, terms, retry)
+    fn params(store: &Store, group: &WorkGroup, seats: &[String], terms: &ClaimTerms, retry: bool) -> Params {
+        params(group, seats, terms, retry).big(store.cache().owner())
     }
 
     async fn decode(
@@ -192,6 +198,7 @@ async fn decode_work(
             item,
             token,
             attempt_count: u32::try_from(attempt_count).unwrap_or(u32::MAX),
+            history_held: column(row, "cached")?,
         })),
         Ok(_) => quarantine(store, &token, row, "not an activity".to_owned()).await,
         Err(error) => quarantine(store, &token, row, error.to_string()).await,

@@ -25,6 +25,7 @@ impl Batch for CustomStatuses {
         max_calls: 128,
         max_bytes: usize::MAX,
         max_in_flight: 2,
+        beside_calls: usize::MAX,
     };
 
     fn bytes(_: &CustomStatusAfter) -> usize {

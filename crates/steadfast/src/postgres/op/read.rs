@@ -15,6 +15,7 @@ use crate::postgres::error::StoreError;
 use crate::postgres::lane::{Batch, Entry};
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column};
+use crate::postgres::vouched;
 
 const FUNCTION: &str = "sf_read_history";
 
@@ -35,6 +36,7 @@ impl Batch for Reads {
         max_calls: 64,
         max_bytes: usize::MAX,
         max_in_flight: 2,
+        beside_calls: usize::MAX,
     };
 
     fn bytes(_: &Read) -> usize {
@@ -158,6 +160,14 @@ fn decode(store: &Store, call: &Read, cached: Option<(i64, CachedHistory)>, row:
         events,
         complete,
     })
+}
+
+/// The history that the claim of this task vouched for, if it is still held.
+pub(crate) fn vouched(store: &Store, instance: &str) -> Option<Vec<Event>> {
+    let key = vouched::take(store, instance)?;
+    let entry = store.cache().get(key)?;
+    metrics::counter!("steadfast_reads_from_claim_total").increment(1);
+    Some(Vec::clone(&entry.events))
 }
 
 /// A history outside a batch.

@@ -27,6 +27,7 @@ impl Batch for RenewWork {
         max_calls: 256,
         max_bytes: usize::MAX,
         max_in_flight: 2,
+        beside_calls: usize::MAX,
     };
 
     fn bytes(_: &RenewedWork) -> usize {
