@@ -147,7 +147,10 @@ fn make_durable(connection: &Connection, durability: Durability) -> Result<(), O
 /// Refuses what is not a store of ours, without touching it.
 pub(crate) fn check_header(path: &Path) -> Result<(), OpenError> {
     if inspect(path)? {
-        return Err(OpenError::new(OpenErrorKind::Unreachable, "there is no such file, or it is empty"));
+        return Err(OpenError::new(
+            OpenErrorKind::Unreachable,
+            "there is no such file, or it is empty",
+        ));
     }
     Ok(())
 }

@@ -59,7 +59,9 @@ impl EmbeddedProvider {
     pub async fn open_feed(path: impl AsRef<Path>) -> Result<Feed, OpenError> {
         let place = Place::File(path.as_ref().to_owned());
         let opened = tokio::task::spawn_blocking(move || {
-            let Place::File(path) = &place else { return Err(OpenError::from(StoreError::Closed)) };
+            let Place::File(path) = &place else {
+                return Err(OpenError::from(StoreError::Closed));
+            };
             super::connection::check_header(path)
                 .and_then(|()| Watched::open(path))
                 .map_err(|error| error.at(&place))
@@ -86,7 +88,11 @@ impl Watched {
     fn open(path: &Path) -> Result<Self, OpenError> {
         let connection = open_reader(path)?;
         let known = connection
-            .query_row("SELECT 1 FROM sqlite_schema WHERE name = 'sf_feed_head'", [], |_| Ok(()))
+            .query_row(
+                "SELECT 1 FROM sqlite_schema WHERE name = 'sf_feed_head'",
+                [],
+                |_| Ok(()),
+            )
             .optional()?;
         if known.is_none() {
             let message = "the file was made before there was a change feed; open it with a provider once";
@@ -189,7 +195,11 @@ impl Source for EmbeddedFeed {
                 Ok(Err(_)) | Err(_) => return,
             }
             let waited = started.elapsed();
-            let pause = if waited < QUIET_AFTER { PEER_POLL } else { SLOW_PEER_POLL };
+            let pause = if waited < QUIET_AFTER {
+                PEER_POLL
+            } else {
+                SLOW_PEER_POLL
+            };
             let left = timeout.saturating_sub(waited);
             if self.bell.wait(seen, pause.min(left)).await || left <= pause {
                 return;
@@ -319,8 +329,8 @@ fn read(connection: &Connection, request: &Request) -> Result<Page, StoreError> 
 
 /// The mark of the row that holds a position.
 fn mark_at(connection: &Connection, sequence: i64) -> Result<Option<i64>, StoreError> {
-    let mut statement =
-        connection.prepare_cached("SELECT mark FROM sf_feed WHERE last_sequence >= ?1 ORDER BY last_sequence LIMIT 1")?;
+    let mut statement = connection
+        .prepare_cached("SELECT mark FROM sf_feed WHERE last_sequence >= ?1 ORDER BY last_sequence LIMIT 1")?;
     Ok(statement.query_row([sequence], |row| row.get(0)).optional()?)
 }
 

@@ -43,7 +43,12 @@ pub(crate) struct Tx<'c> {
 
 impl<'c> Tx<'c> {
     /// Begins one: locks the file against other writers.
-    pub(crate) fn begin(connection: &'c Connection, clock: &Kept, faults: &Faults, feed: FeedSettings) -> Result<Self, StoreError> {
+    pub(crate) fn begin(
+        connection: &'c Connection,
+        clock: &Kept,
+        faults: &Faults,
+        feed: FeedSettings,
+    ) -> Result<Self, StoreError> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let next_id = connection
             .prepare_cached("SELECT next_id FROM sf_state")

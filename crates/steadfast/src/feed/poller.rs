@@ -16,7 +16,10 @@ use super::source::{Feed, Page, Request, Row};
 use super::token::Token;
 
 /// Sequences per poll when nothing else is said.
-const LIMIT: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
+const LIMIT: NonZeroU32 = match NonZeroU32::new(1000) {
+    Some(limit) => limit,
+    None => NonZeroU32::MIN,
+};
 /// Pauses while something is pending that this reader may not assign, or that somebody else is assigning.
 const PENDING_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
 /// How often an assignment is asked for within one poll.
@@ -157,7 +160,10 @@ impl ChangePoller {
         if self.pending {
             let pause = PENDING_PAUSE.0 * 2u32.pow(self.setbacks.min(8));
             self.setbacks = self.setbacks.saturating_add(1);
-            self.feed.0.wait(self.seen, pause.min(PENDING_PAUSE.1).min(timeout)).await;
+            self.feed
+                .0
+                .wait(self.seen, pause.min(PENDING_PAUSE.1).min(timeout))
+                .await;
         }
     }
 

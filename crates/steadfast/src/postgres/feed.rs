@@ -17,7 +17,8 @@ use super::params::Params;
 use super::provider::PostgresProvider;
 use super::store::{Store, column, millis};
 use crate::feed::{
-    Bell, CursorStatus, Feed, FeedError, FeedStatus, Level, Page, Request, Retention, Row, Source, Stretch, Token, recorded,
+    Bell, CursorStatus, Feed, FeedError, FeedStatus, Level, Page, Request, Retention, Row, Source, Stretch, Token,
+    recorded,
 };
 
 /// What is written within this time shares an assignment.
@@ -80,7 +81,11 @@ pub(crate) fn feed_kinds<'a>(store: &Store, events: impl IntoIterator<Item = &'a
         return Vec::new();
     }
     let kinds: Vec<i16> = events.into_iter().map(|e| recorded(level, &e.kind)).collect();
-    if kinds.iter().all(|k| *k == 0) { Vec::new() } else { kinds }
+    if kinds.iter().all(|k| *k == 0) {
+        Vec::new()
+    } else {
+        kinds
+    }
 }
 
 impl Store {
@@ -218,7 +223,8 @@ impl Source for PostgresFeed {
     async fn read(&self, request: &Request) -> Result<Page, FeedError> {
         let filter = &request.filter;
         let list = |set: &Option<std::collections::BTreeSet<String>>| {
-            set.as_ref().map(|s| s.iter().filter(|t| !t.contains('\0')).cloned().collect::<Vec<_>>())
+            set.as_ref()
+                .map(|s| s.iter().filter(|t| !t.contains('\0')).cloned().collect::<Vec<_>>())
         };
         // No id holds a NUL; a prefix with one admits nothing.
         let impossible = filter.prefix.as_ref().is_some_and(|p| p.contains('\0'));
@@ -226,7 +232,11 @@ impl Source for PostgresFeed {
         let params = Params::new()
             .big(place(request.after))
             .int(i32::try_from(request.limit).unwrap_or(i32::MAX))
-            .maybe_texts(if impossible { Some(Vec::new()) } else { list(&filter.instances) })
+            .maybe_texts(if impossible {
+                Some(Vec::new())
+            } else {
+                list(&filter.instances)
+            })
             .text_opt(filter.prefix.clone().filter(|_| !impossible))
             .maybe_byteas(names.map(|n| n.iter().map(|t| t.as_bytes().to_vec()).collect()))
             .maybe_smalls((filter.kinds.as_ref()).map(|k| k.iter().map(|k| k.number()).collect()))
@@ -269,7 +279,12 @@ impl Source for PostgresFeed {
 
     async fn status(&self, cursor: Option<&str>) -> Result<FeedStatus, FeedError> {
         let params = Params::new().text_opt(cursor.map(str::to_owned));
-        let rows = self.provider.store().pipe.call_patiently("sf_feed_report", &params).await?;
+        let rows = self
+            .provider
+            .store()
+            .pipe
+            .call_patiently("sf_feed_report", &params)
+            .await?;
         Ok(status(&rows)?)
     }
 

@@ -15,8 +15,8 @@ use tokio_util::task::TaskTracker;
 use super::builder::LongPoll;
 use super::connection::{Connector, Pipe};
 use super::error::StoreError;
-use super::feed::FeedSide;
 use super::exchange::Passenger;
+use super::feed::FeedSide;
 use super::fetch_lane::{FetchLane, Mark};
 use super::lane::BatchLane;
 use super::listen::{Ear, Hints, Listener, ListenerState, Queue, Topic};
@@ -63,7 +63,13 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn new(pipe: Pipe, connector: Connector, long_poll: LongPoll, cache_bytes: usize, feed: FeedSide) -> Arc<Self> {
+    pub(crate) fn new(
+        pipe: Pipe,
+        connector: Connector,
+        long_poll: LongPoll,
+        cache_bytes: usize,
+        feed: FeedSide,
+    ) -> Arc<Self> {
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let side = (pipe.settings().pool_size / 4).max(1);

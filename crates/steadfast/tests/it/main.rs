@@ -13,6 +13,7 @@
 mod contract;
 mod crash;
 mod e2e;
+mod feed;
 mod harness;
 mod locks;
 mod op;

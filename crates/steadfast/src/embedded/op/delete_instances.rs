@@ -35,7 +35,12 @@ impl Operation for Deleted {
     fn apply(&self, tx: &mut Tx<'_>) -> Result<DeleteInstanceResult, StoreError> {
         let keys = self.deletable(tx)?;
         let mut result = DeleteInstanceResult::default();
-        for Doomed { key, execution_id, named } in keys {
+        for Doomed {
+            key,
+            execution_id,
+            named,
+        } in keys
+        {
             if named {
                 feed_append::note(tx, key, execution_id, Kind::Deleted)?;
             }
@@ -67,7 +72,9 @@ impl Deleted {
                 [id],
                 |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
             )?;
-            let Some((key, running, execution_id, named)) = found else { continue };
+            let Some((key, running, execution_id, named)) = found else {
+                continue;
+            };
             // Between two executions is running, too.
             if running && (!self.force || self.ended.as_ref() == Some(id)) {
                 return Err(StoreError::Rejected(format!(
@@ -75,7 +82,11 @@ impl Deleted {
                 )));
             }
             if !keys.iter().any(|doomed: &Doomed| doomed.key == key) {
-                keys.push(Doomed { key, execution_id, named });
+                keys.push(Doomed {
+                    key,
+                    execution_id,
+                    named,
+                });
             }
         }
         let among: std::collections::HashSet<&str> = self.ids.iter().map(String::as_str).collect();

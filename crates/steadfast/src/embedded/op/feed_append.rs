@@ -47,14 +47,25 @@ fn write(tx: &mut Tx<'_>, instance_key: i64, execution_id: i64, entries: &[(u64,
     };
     let count = i64::try_from(entries.len()).unwrap_or(i64::MAX);
     let last = before + count;
-    let text = entries.iter().map(|(id, kind)| format!("{id},{kind}")).collect::<Vec<_>>();
+    let text = entries
+        .iter()
+        .map(|(id, kind)| format!("{id},{kind}"))
+        .collect::<Vec<_>>();
     let mark = (uuid::Uuid::new_v4().as_u128() >> 66) as i64;
     tx.execute(
         "INSERT INTO sf_feed (last_sequence, events, mark, at_ms, instance_key, instance_id, execution_id,
                               orchestration_name, entries)
          SELECT ?1, ?2, ?3, ?4, i.instance_key, i.instance_id, ?6, i.orchestration_name, ?7
          FROM sf_instance i WHERE i.instance_key = ?5",
-        (last, count, mark, tx.wall_ms, instance_key, execution_id, format!("[{}]", text.join(","))),
+        (
+            last,
+            count,
+            mark,
+            tx.wall_ms,
+            instance_key,
+            execution_id,
+            format!("[{}]", text.join(",")),
+        ),
     )?;
     tx.feed_last = Some(last);
     tx.effects.feed = true;

@@ -2,8 +2,8 @@
 //!
 //! Invariant: the beginning moves in the transaction that removes what was before it.
 
-use super::feed_append::last_sequence;
 use super::Operation;
+use super::feed_append::last_sequence;
 use crate::embedded::error::StoreError;
 use crate::embedded::transaction::Tx;
 use crate::feed::Retention;
@@ -27,7 +27,9 @@ impl Operation for TrimFeed {
 pub(crate) fn step(tx: &mut Tx<'_>, retention: Retention) -> Result<(u64, bool), StoreError> {
     let signed = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let last = last_sequence(tx)?;
-    let old_ms = retention.max_age.map(|age| tx.wall_ms.saturating_sub(signed(age.as_millis().min(1 << 62) as u64)));
+    let old_ms = retention
+        .max_age
+        .map(|age| tx.wall_ms.saturating_sub(signed(age.as_millis().min(1 << 62) as u64)));
     let keep_from = retention.max_events.map(|n| last.saturating_sub(signed(n)));
     let held: Option<i64> = tx
         .one(
@@ -52,7 +54,10 @@ pub(crate) fn step(tx: &mut Tx<'_>, retention: Retention) -> Result<(u64, bool),
         return Ok((0, false));
     };
     tx.execute("DELETE FROM sf_feed WHERE last_sequence <= ?1", [upto])?;
-    tx.execute("UPDATE sf_feed_head SET first_sequence = ?1 + 1, trimmed_mark = ?2", (upto, mark))?;
+    tx.execute(
+        "UPDATE sf_feed_head SET first_sequence = ?1 + 1, trimmed_mark = ?2",
+        (upto, mark),
+    )?;
     tx.execute("UPDATE sf_feed_cursor SET lost = 1 WHERE sequence < ?1", [upto])?;
     metrics::counter!("steadfast_feed_trimmed_total").increment(gone.len() as u64);
     Ok((gone.len() as u64, gone.len() as i64 == STEP))

@@ -4,8 +4,8 @@
 
 use duroxide::providers::{InstanceFilter, PruneOptions, PruneResult};
 
-use super::{Operation, feed_append};
 use super::delete_instances::{epoch_ms, json_ids};
+use super::{Operation, feed_append};
 use crate::embedded::error::StoreError;
 use crate::embedded::store::Store;
 use crate::embedded::transaction::Tx;
