@@ -9,7 +9,7 @@ CREATE OR REPLACE FUNCTION sf_feed_read(
     p_payload boolean)
 RETURNS TABLE (epoch uuid, first_sequence bigint, head bigint, pending boolean, standby boolean, mark_after bigint,
                upto bigint, mark_upto bigint, from_sequence bigint, events bigint,
-               last_sequence bigint, at_ms bigint, instance_id text, execution_id bigint, orchestration_name bytea,
+               last_sequence bigint, mark bigint, at_ms bigint, instance_id text, execution_id bigint, orchestration_name bytea,
                event_ids bigint[], kinds smallint[], payloads bytea[])
 LANGUAGE sql STABLE SET search_path FROM CURRENT SET enable_seqscan = off SET enable_bitmapscan = off AS $$
     WITH h AS MATERIALIZED (
@@ -36,7 +36,7 @@ LANGUAGE sql STABLE SET search_path FROM CURRENT SET enable_seqscan = off SET en
                 ELSE (SELECT f.mark FROM sf_feed f WHERE f.last_sequence >= p_after
                       ORDER BY f.last_sequence LIMIT 1) END,
            t.upto, (SELECT s.mark FROM scanned s WHERE s.last_sequence >= t.upto ORDER BY s.last_sequence LIMIT 1),
-           t.from_sequence, t.events::bigint, m.last_sequence, (extract(epoch FROM m.at) * 1000)::bigint,
+           t.from_sequence, t.events::bigint, m.last_sequence, m.mark, (extract(epoch FROM m.at) * 1000)::bigint,
            m.instance_id, m.execution_id, m.orchestration_name, m.event_ids, m.kinds,
            CASE WHEN p_payload AND m.last_sequence IS NOT NULL THEN ARRAY(
                SELECT e.payload FROM unnest(m.event_ids) WITH ORDINALITY AS u(id, n)

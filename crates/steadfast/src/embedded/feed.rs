@@ -46,7 +46,7 @@ impl EmbeddedProvider {
         };
         Ok(Feed::over(EmbeddedFeed {
             bell: Arc::clone(&self.store().bell),
-            writer: Some(Arc::clone(self.store())),
+            writer: Some(self.clone()),
             file,
         }))
     }
@@ -129,7 +129,7 @@ impl Watched {
 struct EmbeddedFeed {
     bell: Arc<Bell>,
     /// `None`: reads only.
-    writer: Option<Arc<Store>>,
+    writer: Option<EmbeddedProvider>,
     /// `None`: the store is in memory.
     file: Option<Arc<Watched>>,
 }
@@ -155,13 +155,16 @@ impl EmbeddedFeed {
                 let asked = tokio::task::spawn_blocking(move || file.ask(question));
                 Ok(asked.await.unwrap_or(Err(StoreError::Closed))?)
             }
-            (None, Some(store)) => Ok(store.ask(question).await?),
+            (None, Some(provider)) => Ok(provider.store().ask(question).await?),
             (None, None) => Err(StoreError::Closed.into()),
         }
     }
 
     fn writer(&self) -> Result<&Store, FeedError> {
-        self.writer.as_deref().ok_or(FeedError::ReadOnly)
+        self.writer
+            .as_ref()
+            .map(|provider| &**provider.store())
+            .ok_or(FeedError::ReadOnly)
     }
 }
 
@@ -279,7 +282,8 @@ fn read(connection: &Connection, request: &Request) -> Result<Page, StoreError> 
         rows: Vec::new(),
     };
     let mut statement = connection.prepare_cached(
-        "SELECT last_sequence, events, at_ms, instance_key, instance_id, execution_id, orchestration_name, entries
+        "SELECT last_sequence, events, at_ms, instance_key, instance_id, execution_id, orchestration_name, entries,
+                mark
          FROM sf_feed WHERE last_sequence > ?1 ORDER BY last_sequence LIMIT ?2",
     )?;
     let mut found = statement.query((after, request.limit))?;
@@ -306,6 +310,7 @@ fn read(connection: &Connection, request: &Request) -> Result<Page, StoreError> 
         };
         page.rows.push(Row {
             last_sequence: positive(last),
+            mark: row.get(8)?,
             instance,
             execution_id: positive(row.get(5)?),
             orchestration: name,

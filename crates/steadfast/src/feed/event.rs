@@ -11,6 +11,8 @@ use super::token::Token;
 pub struct Event {
     /// Its place in the feed, from 1.
     pub sequence: u64,
+    /// Where to resume behind it.
+    pub token: Token,
     /// The instance.
     pub instance: String,
     /// The execution it belongs to.

@@ -77,6 +77,7 @@ mod tests {
     fn event(instance: String, name: Option<String>, kind: Kind) -> Event {
         Event {
             sequence: 1,
+            token: "sf1-00000000000000000000000000000000-1-0".parse().unwrap(),
             instance,
             execution_id: 1,
             kind,

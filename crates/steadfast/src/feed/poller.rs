@@ -4,9 +4,11 @@
 //! sequence behind it is handed out, filtered away, or named by an error.
 
 use std::num::NonZeroU32;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use futures_util::Stream;
+use uuid::Uuid;
 
 use super::error::FeedError;
 use super::event::{Batch, Event};
@@ -249,7 +251,7 @@ impl ChangePoller {
         };
         let mut events = Vec::new();
         for row in &page.rows {
-            expand(row, self.after, upto, &self.filter, &mut events)?;
+            expand(row, page.epoch, self.after..upto, &self.filter, &mut events)?;
         }
         metrics::counter!("steadfast_feed_events_total").increment(events.len() as u64);
         let next = Token {
@@ -278,8 +280,14 @@ fn unreachable_page() -> Result<Batch, FeedError> {
     Err(FeedError::Damaged("more looks than there are numbers".to_owned()))
 }
 
-/// The events of a row that lie behind `after` and not behind `upto`.
-fn expand(row: &Row, after: u64, upto: u64, filter: &Filter, events: &mut Vec<Event>) -> Result<(), FeedError> {
+/// The events of a row that lie behind the stretch's start and not behind its end.
+fn expand(
+    row: &Row,
+    epoch: Uuid,
+    stretch: Range<u64>,
+    filter: &Filter,
+    events: &mut Vec<Event>,
+) -> Result<(), FeedError> {
     let count = row.kinds.len() as u64;
     if row.event_ids.len() != row.kinds.len() || count > row.last_sequence {
         let what = format!("the row at {} has {count} kinds", row.last_sequence);
@@ -289,7 +297,7 @@ fn expand(row: &Row, after: u64, upto: u64, filter: &Filter, events: &mut Vec<Ev
     for (n, (kind, id)) in row.kinds.iter().zip(&row.event_ids).enumerate() {
         let sequence = start + n as u64;
         let kind = Kind::from_number(*kind);
-        if sequence <= after || sequence > upto || !filter.admits_kind(kind) {
+        if sequence <= stretch.start || sequence > stretch.end || !filter.admits_kind(kind) {
             continue;
         }
         let payload = match row.payloads.get(n) {
@@ -298,6 +306,11 @@ fn expand(row: &Row, after: u64, upto: u64, filter: &Filter, events: &mut Vec<Ev
         };
         events.push(Event {
             sequence,
+            token: Token {
+                epoch,
+                sequence,
+                mark: row.mark,
+            },
             instance: row.instance.clone(),
             execution_id: row.execution_id,
             kind,

@@ -26,6 +26,7 @@ pub(crate) struct Request {
 #[derive(Debug, Clone)]
 pub(crate) struct Row {
     pub(crate) last_sequence: u64,
+    pub(crate) mark: i64,
     pub(crate) instance: String,
     pub(crate) execution_id: u64,
     pub(crate) orchestration: Option<String>,

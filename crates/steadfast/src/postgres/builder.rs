@@ -276,7 +276,7 @@ impl Builder {
     /// As [`connect`](Self::connect).
     pub async fn open_feed(self) -> Result<Feed, OpenError> {
         let provider = self.migrations(Migrations::Verify).connect().await?;
-        Ok(provider.feed())
+        Ok(provider.into_feed())
     }
 
     /// Points at which this provider fails on demand.

@@ -184,6 +184,16 @@ impl PostgresProvider {
     pub fn feed(&self) -> Feed {
         Feed::over(PostgresFeed {
             provider: self.clone(),
+            alone: false,
+            may_write: AtomicBool::new(true),
+        })
+    }
+
+    /// The change feed of a provider that serves nothing else.
+    pub(crate) fn into_feed(self) -> Feed {
+        Feed::over(PostgresFeed {
+            provider: self,
+            alone: true,
             may_write: AtomicBool::new(true),
         })
     }
@@ -192,6 +202,8 @@ impl PostgresProvider {
 struct PostgresFeed {
     /// Kept, so that it is not closed while somebody reads.
     provider: PostgresProvider,
+    /// It ends with the feed.
+    alone: bool,
     /// Until it turns out otherwise.
     may_write: AtomicBool,
 }
@@ -317,7 +329,9 @@ impl Source for PostgresFeed {
     }
 
     async fn close(&self) {
-        self.provider.close().await;
+        if self.alone {
+            self.provider.close().await;
+        }
     }
 }
 
@@ -357,6 +371,7 @@ fn operation(row: &PgRow) -> Result<Option<Row>, StoreError> {
     let name: Option<Vec<u8>> = column(row, "orchestration_name")?;
     Ok(Some(Row {
         last_sequence: last.unsigned_abs(),
+        mark: column(row, "mark")?,
         instance: column(row, "instance_id")?,
         execution_id: unsigned(row, "execution_id")?,
         orchestration: name.map(|n| String::from_utf8_lossy(&n).into_owned()),
