@@ -219,7 +219,8 @@ impl Builder {
         self
     }
 
-    /// How much of what it does this provider records in the change feed. Default [`Level::Lifecycle`].
+    /// How much of what it does this provider records in the change feed. Default [`Level::Off`], until the feed is
+    /// proven.
     pub fn feed(mut self, level: Level) -> Self {
         self.settings.feed.level = level;
         self
