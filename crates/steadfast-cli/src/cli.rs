@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    cmd::{cancel, copy, delete, demo, history, list, prune, queues, schema, show, signal, start},
+    cmd::{cancel, copy, delete, demo, feed, history, list, prune, queues, schema, show, signal, start, watch},
     demo::worker,
     error::CliError,
     store::Place,
@@ -106,6 +106,9 @@ pub(crate) enum Command {
     List(list::Arguments),
     Show(show::Arguments),
     History(history::Arguments),
+    Watch(watch::Arguments),
+    #[command(subcommand)]
+    Feed(feed::Action),
     Queues(queues::Arguments),
     Start(start::Arguments),
     Signal(signal::Arguments),

@@ -7,6 +7,7 @@ use std::{io, path::PathBuf};
 use duroxide::{ClientError, providers::ProviderError};
 use steadfast::{
     embedded,
+    feed::FeedError,
     postgres::{OpenError, OpenErrorKind},
     transfer::CopyError,
 };
@@ -56,6 +57,9 @@ pub(crate) enum CliError {
     /// An operation of duroxide's client failed or was refused.
     #[error("{}", one_line(.0))]
     Client(#[from] ClientError),
+    /// The change feed cannot be read, or not from there.
+    #[error("{}", one_line(.0))]
+    Feed(#[from] FeedError),
     /// There is no such instance.
     #[error("no instance {0:?} in {1} (one that was just started exists once a worker has taken it)")]
     NoInstance(String, String),

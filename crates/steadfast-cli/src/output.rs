@@ -44,6 +44,12 @@ impl Output {
         self.line("")
     }
 
+    /// One JSON document on a line of its own.
+    pub(crate) fn json_line(&mut self, value: &impl Serialize) -> Result<(), CliError> {
+        serde_json::to_writer(&mut self.stdout, value).map_err(|error| CliError::Output(io::Error::from(error)))?;
+        self.line("")
+    }
+
     /// The JSON document, or, for people, the line.
     pub(crate) fn say(&mut self, value: &impl Serialize, text: impl fmt::Display) -> Result<(), CliError> {
         if self.json { self.json(value) } else { self.line(text) }

@@ -7,6 +7,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use duroxide::{Client, providers::Provider};
 use steadfast::{
     embedded::EmbeddedProvider,
+    feed::Feed,
     inspect::{Inspect, InstanceDetail},
     postgres::{Migrations, PostgresProvider},
 };
@@ -74,6 +75,22 @@ pub(crate) async fn open_with(
         }
     };
     Ok(Store { provider, place })
+}
+
+/// The change feed of the store that the options name; `writes`: what is done to it needs more than reading.
+pub(crate) async fn open_feed(globals: &Globals, writes: bool) -> Result<Feed, CliError> {
+    match globals.place()? {
+        Place::Database { url, schema } => {
+            let builder = PostgresProvider::builder(&url)
+                .schema(schema)
+                .application_name("steadfast")
+                .pool_size(POOL_SIZE);
+            Ok(builder.open_feed().await?)
+        }
+        Place::File(path) if !path.exists() => Err(CliError::NoFile(path)),
+        Place::File(path) if writes => Ok(EmbeddedProvider::open(path).await?.feed()?),
+        Place::File(path) => Ok(EmbeddedProvider::open_feed(path).await?),
+    }
 }
 
 /// An open store.

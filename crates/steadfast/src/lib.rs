@@ -9,6 +9,8 @@ mod batch;
 pub mod embedded;
 pub mod fault;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
+pub mod feed;
+#[cfg(any(feature = "postgres", feature = "embedded"))]
 mod group;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod history_cache;

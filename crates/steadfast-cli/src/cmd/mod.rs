@@ -6,6 +6,7 @@ pub(crate) mod cancel;
 pub(crate) mod copy;
 pub(crate) mod delete;
 pub(crate) mod demo;
+pub(crate) mod feed;
 pub(crate) mod history;
 pub(crate) mod list;
 pub(crate) mod prune;
@@ -14,6 +15,7 @@ pub(crate) mod schema;
 pub(crate) mod show;
 pub(crate) mod signal;
 pub(crate) mod start;
+pub(crate) mod watch;
 
 use crate::{
     cli::{Cli, Command},
@@ -41,6 +43,8 @@ pub(crate) async fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         Command::DemoWorker(arguments) => worker::run(&globals, arguments).await,
         Command::Copy(arguments) => copy::run(&globals, arguments, output).await,
         Command::Schema(action) => schema::run(&globals, *action, output).await,
+        Command::Watch(arguments) => watch::run(&globals, arguments, output).await,
+        Command::Feed(action) => feed::run(&globals, action, output).await,
         Command::List(arguments) => with_store!(&globals, list::run, arguments, output),
         Command::Show(arguments) => with_store!(&globals, show::run, arguments, output),
         Command::History(arguments) => with_store!(&globals, history::run, arguments, output),

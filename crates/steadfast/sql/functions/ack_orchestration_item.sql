@@ -5,7 +5,7 @@
 -- o_*: one entry per turn (upto: the highest message of the claim); e_* events, w_* activities, m_* messages,
 -- c_* activities to cancel, k_* key-values: each with the index of its turn (from 1). Instances of w_ and c_
 -- are NULL when they are the turn's own. m_visible_ms: NULL is now. o_kv_clear comes before k_*.
--- k_value NULL clears the key.
+-- k_value NULL clears the key. p_feed: the feed's kinds of e_*, or nothing where none is to be recorded.
 --
 -- Called by: op/ack_orchestration_item.rs.
 -- Locks: batch id; instance rows by key ascending; work rows that are cancelled, by key ascending; then its
@@ -22,7 +22,8 @@ CREATE OR REPLACE FUNCTION sf_ack_orchestration_item(
     w_payload bytea[],
     m_instance text[], m_op integer[], m_visible_ms bigint[], m_kind smallint[], m_payload bytea[],
     c_op integer[], c_instance text[], c_execution bigint[], c_activity bigint[],
-    k_op integer[], k_id bytea[], k_key bytea[], k_value bytea[], k_at_ms bigint[])
+    k_op integer[], k_id bytea[], k_key bytea[], k_value bytea[], k_at_ms bigint[],
+    p_feed smallint[])
 RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
@@ -111,6 +112,7 @@ BEGIN
             WHERE v_results[m.op] = 0 ORDER BY m.n;
         END IF;
         PERFORM sf_turn_reschedule(v_done, v_now);
+        IF cardinality(p_feed) > 0 THEN PERFORM sf_feed_append(v_now, v_results, o_key, o_execution, e_op, e_event, p_feed); END IF;
     END IF;
     PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;

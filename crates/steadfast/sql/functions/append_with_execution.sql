@@ -4,7 +4,8 @@
 -- Locks: batch id; the instance row (waits for it).  Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_append_with_execution(
     p_batch_id uuid, p_retain_ms bigint, p_instance text, p_execution bigint,
-    e_event bigint[], e_kind smallint[], e_payload bytea[])
+    e_event bigint[], e_kind smallint[], e_payload bytea[],
+    p_feed smallint[])
 RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
@@ -35,6 +36,10 @@ BEGIN
         UPDATE sf_instance i SET cache_owner = NULL, history_revision = i.history_revision + 1,
                execution_id = CASE WHEN v_named THEN i.execution_id ELSE greatest(i.execution_id, p_execution) END
         WHERE i.instance_key = v_key;
+        IF cardinality(p_feed) > 0 THEN
+            PERFORM sf_feed_append(clock_timestamp(), NULL, ARRAY[v_key], ARRAY[p_execution],
+                                   array_fill(1, ARRAY[cardinality(e_event)]), e_event, p_feed);
+        END IF;
         v_results := ARRAY[0];
     END IF;
     PERFORM sf_batch_close(p_batch_id, false, v_results);

@@ -7,6 +7,7 @@
 --        waiting.  Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_delete_instances(
     p_batch_id uuid, p_retain_ms bigint, p_instances text[], p_force boolean, p_ended text,
+    p_feed boolean,
     OUT results bigint[], OUT culprit text)
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
@@ -63,6 +64,7 @@ BEGIN
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_messages := v_messages + v_count;
     v_count := (SELECT count(*) FROM sf_instance i WHERE i.instance_key = ANY (v_keys));
+    IF p_feed THEN PERFORM sf_feed_note(v_keys, NULL, 80::smallint); END IF;
     DELETE FROM sf_instance i WHERE i.instance_key = ANY (v_keys);
     results := ARRAY[0, v_count, v_executions, v_events, v_messages];
     PERFORM sf_batch_close(p_batch_id, false, results);

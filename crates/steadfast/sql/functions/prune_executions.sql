@@ -3,7 +3,8 @@
 -- Called by: op/prune_executions.rs.
 -- Locks: batch id; instance rows by key ascending (waits for them).  Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_prune_executions(
-    p_batch_id uuid, p_retain_ms bigint, p_instances text[], p_keep_last bigint, p_completed_before_ms bigint)
+    p_batch_id uuid, p_retain_ms bigint, p_instances text[], p_keep_last bigint, p_completed_before_ms bigint,
+    p_feed boolean)
 RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
@@ -33,6 +34,7 @@ BEGIN
     GET DIAGNOSTICS v_events = ROW_COUNT;
     DELETE FROM sf_execution x USING unnest(v_doomed, v_ids) AS d(key, execution_id)
     WHERE x.instance_key = d.key AND x.execution_id = d.execution_id;
+    IF p_feed THEN PERFORM sf_feed_note(v_doomed, v_ids, 81::smallint); END IF;
     v_results := ARRAY[cardinality(v_keys), coalesce(cardinality(v_ids), 0), v_events];
     PERFORM sf_batch_close(p_batch_id, false, v_results);
     RETURN v_results;

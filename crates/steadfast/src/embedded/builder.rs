@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use super::connection::Place;
 use super::error::StoreError;
+use super::feed::FeedSettings;
 use super::provider::EmbeddedProvider;
 use super::store::Store;
 use crate::fault::Faults;
+use crate::feed::{Level, Retention};
 
 /// What an acknowledged operation survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -144,6 +146,7 @@ pub(crate) struct Settings {
     pub(crate) history_cache_bytes: usize,
     pub(crate) readers: usize,
     pub(crate) retry_timeout: Duration,
+    pub(crate) feed: FeedSettings,
     pub(crate) faults: Faults,
 }
 
@@ -178,6 +181,7 @@ impl Builder {
                 history_cache_bytes: 64 << 20,
                 readers: 2,
                 retry_timeout: Duration::from_secs(30),
+                feed: FeedSettings::default(),
                 faults: Faults::none(),
             },
         }
@@ -212,6 +216,19 @@ impl Builder {
     /// can last.
     pub fn retry_timeout(mut self, timeout: Duration) -> Self {
         self.settings.retry_timeout = timeout;
+        self
+    }
+
+    /// How much of what it does this provider records in the change feed. Default [`Level::Off`], until the feed is
+    /// proven.
+    pub fn feed(mut self, level: Level) -> Self {
+        self.settings.feed.level = level;
+        self
+    }
+
+    /// How much of the change feed is kept, by this provider's doing.
+    pub fn feed_retention(mut self, retention: Retention) -> Self {
+        self.settings.feed.retention = retention;
         self
     }
 

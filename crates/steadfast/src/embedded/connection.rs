@@ -194,6 +194,17 @@ fn make_durable(connection: &Connection, durability: Durability) -> Result<(), O
     Ok(())
 }
 
+/// Refuses what is not a store of ours, without touching it.
+pub(crate) fn check_header(path: &Path) -> Result<(), OpenError> {
+    if inspect(path)? {
+        return Err(OpenError::new(
+            OpenErrorKind::Unreachable,
+            "there is no such file, or it is empty",
+        ));
+    }
+    Ok(())
+}
+
 /// Opens a connection that only reads.
 pub(crate) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;

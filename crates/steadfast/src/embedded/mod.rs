@@ -11,6 +11,7 @@ mod claim;
 mod clock;
 mod connection;
 mod error;
+mod feed;
 mod fetch;
 mod inspect;
 mod op;

@@ -10,7 +10,10 @@ use super::clock::{self, Kept, Reading};
 use crate::fault::Faults;
 
 /// Number, name and text of each migration. Released ones never change.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "0001_store", include_str!("../../sql/embedded/0001_store.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "0001_store", include_str!("../../sql/embedded/0001_store.sql")),
+    (2, "0002_feed", include_str!("../../sql/embedded/0002_feed.sql")),
+];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS sf_ledger (
     version       INTEGER PRIMARY KEY,

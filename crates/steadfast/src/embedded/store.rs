@@ -26,6 +26,7 @@ use super::transaction::Tx;
 use super::waiting::Caller;
 use super::writer::Writer;
 use crate::batch::{Lane, Limits};
+use crate::feed::Bell;
 use crate::group::{TurnGroup, WorkGroup};
 use crate::history_cache::HistoryCache;
 use crate::sessions::Sessions;
@@ -214,6 +215,8 @@ pub(crate) struct Store {
     pub(crate) mailbox: Mailbox,
     pub(crate) settings: Settings,
     pub(crate) sessions: Sessions,
+    /// Rung after commits that wrote to the change feed.
+    pub(crate) bell: Arc<Bell>,
     place: Place,
     /// The store's time less the uptime.
     offset_ms: i64,
@@ -238,6 +241,7 @@ impl Store {
         let store = Arc::new(Self {
             mailbox: Mailbox::new(),
             sessions: Sessions::default(),
+            bell: Arc::default(),
             cache: Mutex::new(HistoryCache::looked_into(settings.history_cache_bytes)),
             readers: readers.clone(),
             threads: Mutex::new(Vec::new()),

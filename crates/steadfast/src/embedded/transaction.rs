@@ -6,6 +6,7 @@ use rusqlite::{CachedStatement, Connection, OptionalExtension, Params, Row};
 
 use super::clock::{Kept, Reading};
 use super::error::StoreError;
+use super::feed::FeedSettings;
 use super::schema::save_clock;
 use crate::fault::Faults;
 
@@ -20,6 +21,8 @@ pub(crate) struct Effects {
     pub(crate) turns_due_at: Option<i64>,
     /// Likewise for activities.
     pub(crate) work_due_at: Option<i64>,
+    /// Something was written to the change feed.
+    pub(crate) feed: bool,
 }
 
 /// A transaction under way.
@@ -30,13 +33,22 @@ pub(crate) struct Tx<'c> {
     /// The wall clock's, for people and for the due times of timers.
     pub(crate) wall_ms: i64,
     pub(crate) effects: Effects,
+    /// What is recorded, and kept.
+    pub(crate) feed: FeedSettings,
+    /// End of the change feed, once it was asked for.
+    pub(crate) feed_last: Option<i64>,
     next_id: i64,
     first_id: i64,
 }
 
 impl<'c> Tx<'c> {
     /// Begins one: locks the file against other writers.
-    pub(crate) fn begin(connection: &'c Connection, clock: &Kept, faults: &Faults) -> Result<Self, StoreError> {
+    pub(crate) fn begin(
+        connection: &'c Connection,
+        clock: &Kept,
+        faults: &Faults,
+        feed: FeedSettings,
+    ) -> Result<Self, StoreError> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let next_id = connection
             .prepare_cached("SELECT next_id FROM sf_state")
@@ -54,6 +66,8 @@ impl<'c> Tx<'c> {
             now: clock.at(reading),
             wall_ms: reading.wall_ms,
             effects: Effects::default(),
+            feed,
+            feed_last: None,
             next_id,
             first_id: next_id,
         })

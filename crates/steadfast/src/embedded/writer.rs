@@ -248,7 +248,8 @@ impl Writer {
         brought.turns = turns.into_iter().map(|look| (look, Looked::nothing())).collect();
         brought.work = work.into_iter().map(|look| (look, Looked::nothing())).collect();
         let faults = self.store.settings.faults.clone();
-        let mut tx = Tx::begin(&self.connection, &self.clock, &faults).map_err(Trouble::Whole)?;
+        let mut tx =
+            Tx::begin(&self.connection, &self.clock, &faults, self.store.settings.feed).map_err(Trouble::Whole)?;
         for job in batch.iter_mut() {
             if let Err(error) = job.run(&mut tx) {
                 tx.roll_back();
@@ -274,7 +275,10 @@ impl Writer {
             tx.roll_back();
             return Err(Trouble::Whole(super::error::injected(&fault)));
         }
-        tx.commit(&mut self.clock, &faults).map_err(Trouble::Whole)?;
+        let effects = tx.commit(&mut self.clock, &faults).map_err(Trouble::Whole)?;
+        if effects.feed {
+            self.store.bell.ring();
+        }
         if let Some(witness) = &mut self.witness {
             witness.check().map_err(Trouble::Whole)?;
         }
@@ -308,6 +312,7 @@ fn note(turns: &mut Waiting<TurnGroup, (), RawTurn>, work: &mut Waiting<WorkGrou
         work: work_now,
         turns_due_at,
         work_due_at,
+        ..
     } = tx.effects;
     turns.note(turns_now, turns_due_at.map(|at| claim::delay(tx, at)));
     work.note(work_now, work_due_at.map(|at| claim::delay(tx, at)));

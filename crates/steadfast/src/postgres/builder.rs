@@ -11,11 +11,13 @@ use futures_util::StreamExt;
 
 use super::connection::{Connector, PasswordProvider, Pipe, PipeSettings};
 use super::error::StoreError;
+use super::feed::FeedSide;
 use super::provider::PostgresProvider;
 use super::schema;
 use super::store::Store;
 use super::target::{ConnectTarget, Connected, TargetError};
 use crate::fault::Faults;
+use crate::feed::{Feed, Level, Retention};
 
 /// Schema of providers that name none.
 pub const DEFAULT_SCHEMA: &str = "steadfast";
@@ -154,6 +156,7 @@ pub struct Builder {
     history_cache_bytes: usize,
     transaction_pooler: bool,
     password: Option<PasswordProvider>,
+    feed: (Level, Retention),
     faults: Faults,
 }
 
@@ -179,6 +182,7 @@ impl Builder {
             history_cache_bytes: 64 << 20,
             transaction_pooler: false,
             password: None,
+            feed: (Level::default(), Retention::default()),
             faults: Faults::none(),
         }
     }
@@ -253,6 +257,29 @@ impl Builder {
         self
     }
 
+    /// How much of what it does this provider records in the change feed. Default [`Level::Off`], until the feed is
+    /// proven.
+    pub fn feed(mut self, level: Level) -> Self {
+        self.feed.0 = level;
+        self
+    }
+
+    /// How much of the change feed is kept, by this provider's doing.
+    pub fn feed_retention(mut self, retention: Retention) -> Self {
+        self.feed.1 = retention;
+        self
+    }
+
+    /// Opens only the change feed, to read it: for a process that observes, under a role that may only read (see
+    /// docs/operations.md for its grants), on a hot standby too. Installs nothing.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn open_feed(self) -> Result<Feed, OpenError> {
+        let provider = self.migrations(Migrations::Verify).connect().await?;
+        Ok(provider.into_feed())
+    }
+
     /// Points at which this provider fails on demand.
     #[cfg(feature = "fault-injection")]
     pub fn faults(mut self, faults: Faults) -> Self {
@@ -291,6 +318,7 @@ impl Builder {
             connector,
             self.long_poll,
             self.history_cache_bytes,
+            FeedSide::new(self.feed.0, self.feed.1),
         )))
     }
 }

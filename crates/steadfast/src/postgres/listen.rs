@@ -29,19 +29,43 @@ pub(crate) enum Queue {
     Work,
 }
 
-impl Queue {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Turns => "orchestrator",
-            Self::Work => "worker",
+/// What there is to wait for: the two queues, and the change feed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Topic {
+    Turns,
+    Work,
+    Feed,
+}
+
+impl From<Queue> for Topic {
+    fn from(queue: Queue) -> Self {
+        match queue {
+            Queue::Turns => Self::Turns,
+            Queue::Work => Self::Work,
         }
     }
+}
 
-    /// The queue that is filled from this one.
+impl Queue {
+    pub(crate) fn name(self) -> &'static str {
+        Topic::from(self).name()
+    }
+
+    /// The one that this one's items make work for.
     pub(crate) fn other(self) -> Self {
         match self {
             Self::Turns => Self::Work,
             Self::Work => Self::Turns,
+        }
+    }
+}
+
+impl Topic {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Turns => "orchestrator",
+            Self::Work => "worker",
+            Self::Feed => "feed",
         }
     }
 
@@ -49,6 +73,7 @@ impl Queue {
         match self {
             Self::Turns => 't',
             Self::Work => 'w',
+            Self::Feed => 'f',
         }
     }
 
@@ -56,6 +81,7 @@ impl Queue {
         match self {
             Self::Turns => 1,
             Self::Work => 2,
+            Self::Feed => 3,
         }
     }
 }
@@ -63,11 +89,11 @@ impl Queue {
 /// Who is told what the listener hears.
 pub(crate) trait Ear: Send + Sync + 'static {
     /// Something is due in `queue`, now or after `delay`.
-    fn hint(&self, queue: Queue, delay: Duration);
+    fn hint(&self, queue: Topic, delay: Duration);
     /// Hints arrive from now on, or do not any more.
     fn hints_arrive(&self, arrive: bool);
     /// How many sleep until they are told.
-    fn sleeping(&self, queue: Queue) -> usize;
+    fn sleeping(&self, queue: Topic) -> usize;
 }
 
 /// How the listener fares, for the health report.
@@ -84,8 +110,8 @@ pub enum ListenerState {
 }
 
 enum Command {
-    Offer(Queue, Duration),
-    Want(Queue),
+    Offer(Topic, Duration),
+    Want(Topic),
 }
 
 /// Handle of the listener; clones share it.
@@ -135,13 +161,13 @@ impl Hints {
     }
 
     /// Others may want to know that `queue` has something, now or after `delay`.
-    pub(crate) fn offer(&self, queue: Queue, delay: Duration) {
-        let _ = self.0.commands.send(Command::Offer(queue, delay));
+    pub(crate) fn offer(&self, topic: impl Into<Topic>, delay: Duration) {
+        let _ = self.0.commands.send(Command::Offer(topic.into(), delay));
     }
 
     /// Somebody here is about to sleep on `queue`.
-    pub(crate) fn want(&self, queue: Queue) {
-        let _ = self.0.commands.send(Command::Want(queue));
+    pub(crate) fn want(&self, topic: impl Into<Topic>) {
+        let _ = self.0.commands.send(Command::Want(topic.into()));
     }
 
     pub(crate) fn state(&self) -> ListenerState {
@@ -162,8 +188,8 @@ struct Run {
     channel: String,
     lock_class: i32,
     /// Hints to send, with the soonest delay, kept until they are sent.
-    offers: HashMap<Queue, Instant>,
-    wanted: HashMap<Queue, Instant>,
+    offers: HashMap<Topic, Instant>,
+    wanted: HashMap<Topic, Instant>,
 }
 
 enum End {
@@ -320,7 +346,7 @@ impl Run {
         };
         self.set_state(ListenerState::Listening);
         metrics::gauge!("steadfast_listener_connected").set(1.0);
-        let mut registered: HashMap<Queue, Instant> = HashMap::new();
+        let mut registered: HashMap<Topic, Instant> = HashMap::new();
         let mut last_sent = Instant::now() - COALESCE;
         let mut next_poll = Instant::now() + self.listener.fallback_poll_interval;
         let generation = self.listener.faults.listener_generation();
@@ -420,8 +446,9 @@ impl Run {
         // "t", "w1500", several separated by spaces: queue, then ms until due.
         for word in payload.split(' ') {
             let queue = match word.chars().next() {
-                Some('t') => Queue::Turns,
-                Some('w') => Queue::Work,
+                Some('t') => Topic::Turns,
+                Some('w') => Topic::Work,
+                Some('f') => Topic::Feed,
                 _ => continue,
             };
             let delay = word.get(1..).and_then(|d| d.parse().ok()).unwrap_or(0);
@@ -461,7 +488,7 @@ impl Run {
     }
 
     /// Makes it known that somebody here waits, then has them look once more.
-    async fn register(&mut self, client: &Client, registered: &mut HashMap<Queue, Instant>) -> Result<(), StoreError> {
+    async fn register(&mut self, client: &Client, registered: &mut HashMap<Topic, Instant>) -> Result<(), StoreError> {
         for (queue, at) in std::mem::take(&mut self.wanted) {
             if registered.insert(queue, at).is_none() {
                 answered(client.query_typed(
@@ -479,7 +506,7 @@ impl Run {
     async fn unregister(
         &mut self,
         client: &Client,
-        registered: &mut HashMap<Queue, Instant>,
+        registered: &mut HashMap<Topic, Instant>,
     ) -> Result<(), StoreError> {
         let now = Instant::now();
         let mut gone = Vec::new();
@@ -507,14 +534,14 @@ impl Run {
 
     /// The safety poll: finds what a lost hint would have shown, and that the connection is alive.
     async fn poll(&mut self, client: &Client) -> Result<(), StoreError> {
-        if self.listener.ear.sleeping(Queue::Turns) + self.listener.ear.sleeping(Queue::Work) == 0 {
+        if self.listener.ear.sleeping(Topic::Turns) + self.listener.ear.sleeping(Topic::Work) == 0 {
             return Ok(());
         }
         let sql = format!("SELECT * FROM {}.sf_poll_due()", self.listener.quoted_schema);
         let rows = answered(client.query_typed(&sql, &[])).await?;
         metrics::counter!("steadfast_fallback_polls_total").increment(1);
         if let Some(row) = rows.first() {
-            for (queue, column) in [(Queue::Turns, 0), (Queue::Work, 1)] {
+            for (queue, column) in [(Topic::Turns, 0), (Topic::Work, 1)] {
                 if let Ok(Some(ms)) = row.try_get::<_, Option<i64>>(column) {
                     self.listener
                         .ear

@@ -7,6 +7,7 @@ mod builder;
 mod connection;
 mod error;
 mod exchange;
+mod feed;
 mod fetch_lane;
 mod inspect;
 mod lane;

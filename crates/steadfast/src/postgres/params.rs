@@ -40,6 +40,7 @@ impl Params {
         bytes_opt: Option<Vec<u8>> => BYTEA,
         flags: Vec<bool> => BOOL_ARRAY,
         smalls: Vec<i16> => INT2_ARRAY,
+        maybe_smalls: Option<Vec<i16>> => INT2_ARRAY,
         ints: Vec<i32> => INT4_ARRAY,
         bigs: Vec<i64> => INT8_ARRAY,
         bigs_opt: Vec<Option<i64>> => INT8_ARRAY,

@@ -15,9 +15,10 @@ use super::builder::LongPoll;
 use super::connection::{Connector, Pipe};
 use super::error::StoreError;
 use super::exchange::Passenger;
+use super::feed::FeedSide;
 use super::fetch_lane::{FetchLane, Mark};
 use super::lane::BatchLane;
-use super::listen::{Ear, Hints, Listener, ListenerState, Queue};
+use super::listen::{Ear, Hints, Listener, ListenerState, Queue, Topic};
 use super::op::abandon_orchestration_item::AbandonTurns;
 use super::op::abandon_work_item::AbandonWork;
 use super::op::ack_orchestration_item::AckTurns;
@@ -30,6 +31,7 @@ use super::op::get_custom_status::CustomStatuses;
 use super::op::read::Reads;
 use super::op::renew_orchestration_item_lock::RenewTurns;
 use super::op::renew_work_item_lock::RenewWork;
+use crate::feed::Bell;
 use crate::history_cache::HistoryCache;
 use crate::sessions::Sessions;
 
@@ -53,6 +55,7 @@ pub(crate) struct Store {
     pub(crate) reads: Arc<BatchLane<Reads>>,
     pub(crate) custom_statuses: Arc<BatchLane<CustomStatuses>>,
     pub(crate) sessions: Sessions,
+    pub(crate) feed: FeedSide,
     cache: Mutex<HistoryCache>,
     hints: Option<Hints>,
     stop: CancellationToken,
@@ -60,7 +63,13 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn new(pipe: Pipe, connector: Connector, long_poll: LongPoll, cache_bytes: usize) -> Arc<Self> {
+    pub(crate) fn new(
+        pipe: Pipe,
+        connector: Connector,
+        long_poll: LongPoll,
+        cache_bytes: usize,
+        feed: FeedSide,
+    ) -> Arc<Self> {
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let side = (pipe.settings().pool_size / 4).max(1);
@@ -74,6 +83,7 @@ impl Store {
                     quoted_schema: pipe.quoted_schema().to_owned(),
                     fallback_poll_interval: long_poll.fallback_poll_interval,
                     ear: Box::new(Lanes {
+                        bell: Arc::clone(&feed.bell),
                         turns: Arc::downgrade(&turns),
                         work: Arc::downgrade(&work),
                     }),
@@ -98,6 +108,7 @@ impl Store {
                 renew_work: BatchLane::new(weak.clone()),
                 reads: BatchLane::new(weak.clone()),
                 custom_statuses: BatchLane::new(weak.clone()),
+                feed,
                 sessions: Sessions::default(),
                 cache: Mutex::new(HistoryCache::new(cache_bytes)),
                 batches: AtomicU32::new(0),
@@ -151,6 +162,13 @@ impl Store {
         }
     }
 
+    /// Somebody here is about to wait for what other processes write to the feed.
+    pub(crate) fn want_feed(&self) {
+        if let Some(hints) = &self.hints {
+            hints.want(Topic::Feed);
+        }
+    }
+
     /// Those who had these items from `queue` in hand, and come back for more, go along with the call that ends them.
     pub(crate) fn returning(&self, queue: Queue, marks: &[Mark]) -> Option<Box<dyn Passenger>> {
         match queue {
@@ -164,9 +182,9 @@ impl Store {
         self.offer(queue, Duration::ZERO);
     }
 
-    fn offer(&self, queue: Queue, delay: Duration) {
+    pub(crate) fn offer(&self, topic: impl Into<Topic>, delay: Duration) {
         if let Some(hints) = &self.hints {
-            hints.offer(queue, delay);
+            hints.offer(topic, delay);
         }
     }
 
@@ -219,19 +237,22 @@ impl Store {
 
 /// Passes what the listener hears to the lanes.
 struct Lanes {
+    bell: Arc<Bell>,
     turns: Weak<FetchLane<TurnClaimer>>,
     work: Weak<FetchLane<WorkClaimer>>,
 }
 
 impl Ear for Lanes {
-    fn hint(&self, queue: Queue, delay: Duration) {
+    fn hint(&self, queue: Topic, delay: Duration) {
         match queue {
-            Queue::Turns => tell(&self.turns, delay),
-            Queue::Work => tell(&self.work, delay),
+            Topic::Turns => tell(&self.turns, delay),
+            Topic::Work => tell(&self.work, delay),
+            Topic::Feed => self.bell.ring(),
         }
     }
 
     fn hints_arrive(&self, arrive: bool) {
+        self.bell.reaches_far(arrive);
         if let Some(lane) = self.turns.upgrade() {
             lane.hints_arrive(arrive);
         }
@@ -240,10 +261,11 @@ impl Ear for Lanes {
         }
     }
 
-    fn sleeping(&self, queue: Queue) -> usize {
+    fn sleeping(&self, queue: Topic) -> usize {
         match queue {
-            Queue::Turns => self.turns.upgrade().map_or(0, |l| l.sleeping()),
-            Queue::Work => self.work.upgrade().map_or(0, |l| l.sleeping()),
+            Topic::Turns => self.turns.upgrade().map_or(0, |l| l.sleeping()),
+            Topic::Work => self.work.upgrade().map_or(0, |l| l.sleeping()),
+            Topic::Feed => self.bell.waiting(),
         }
     }
 }

@@ -14,6 +14,7 @@ mod contract;
 mod crash;
 mod durability;
 mod e2e;
+mod feed;
 mod harness;
 mod locks;
 mod model;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Operation, schedule};
+use super::{Operation, feed_append, schedule};
 use crate::embedded::error::StoreError;
 use crate::embedded::store::Store;
 use crate::embedded::transaction::Tx;
@@ -78,7 +78,7 @@ impl Operation for AckTurn {
             let at = schedule::due_at(tx, message, None);
             schedule::deliver(tx, message, at)?;
         }
-        Ok(())
+        feed_append::append(tx, key, turn.execution_id, &turn.events)
     }
 }
 

@@ -4,7 +4,7 @@
 
 use duroxide::Event;
 
-use super::{Operation, schedule};
+use super::{Operation, feed_append, schedule};
 use crate::embedded::error::StoreError;
 use crate::embedded::transaction::Tx;
 use crate::item::{check_instance_id, event_kind, signed, to_payload};
@@ -15,6 +15,7 @@ pub(crate) struct Appended {
     instance: String,
     execution_id: i64,
     events: Vec<(i64, i16, Vec<u8>)>,
+    given: Vec<Event>,
 }
 
 impl Appended {
@@ -32,6 +33,7 @@ impl Appended {
             instance: instance.to_owned(),
             execution_id: signed("execution id", execution_id)?,
             events: encoded,
+            given: events.to_vec(),
         })
     }
 }
@@ -79,6 +81,6 @@ impl Operation for Appended {
         if claimed == Some(false) {
             schedule::place(tx, key)?;
         }
-        Ok(())
+        feed_append::append(tx, key, self.execution_id, &self.given)
     }
 }

@@ -4,10 +4,11 @@
 
 use duroxide::providers::{DeleteInstanceResult, InstanceFilter};
 
-use super::{Operation, instance_detail, list_children};
+use super::{Operation, feed_append, instance_detail, list_children};
 use crate::embedded::error::StoreError;
 use crate::embedded::store::Store;
 use crate::embedded::transaction::Tx;
+use crate::feed::Kind;
 
 /// Bulk operations take so many roots when the caller sets no limit: the framework's own default.
 const DEFAULT_LIMIT: u32 = 1000;
@@ -20,6 +21,13 @@ struct Deleted {
     ended: Option<String>,
 }
 
+/// An instance that may go.
+struct Doomed {
+    key: i64,
+    execution_id: i64,
+    named: bool,
+}
+
 impl Operation for Deleted {
     const NAME: &'static str = "delete_instances";
     type Answer = DeleteInstanceResult;
@@ -27,7 +35,15 @@ impl Operation for Deleted {
     fn apply(&self, tx: &mut Tx<'_>) -> Result<DeleteInstanceResult, StoreError> {
         let keys = self.deletable(tx)?;
         let mut result = DeleteInstanceResult::default();
-        for key in keys {
+        for Doomed {
+            key,
+            execution_id,
+            named,
+        } in keys
+        {
+            if named {
+                feed_append::note(tx, key, execution_id, Kind::Deleted)?;
+            }
             let delete = |table: &str| {
                 let gone = tx.execute(&format!("DELETE FROM {table} WHERE instance_key = ?1"), [key]);
                 gone.map(|n| n as u64)
@@ -46,24 +62,31 @@ impl Operation for Deleted {
 
 impl Deleted {
     /// The keys of those that exist, if none of them stands in the way.
-    fn deletable(&self, tx: &Tx<'_>) -> Result<Vec<i64>, StoreError> {
+    fn deletable(&self, tx: &Tx<'_>) -> Result<Vec<Doomed>, StoreError> {
         let mut keys = Vec::new();
         for id in &self.ids {
-            let found: Option<(i64, bool)> = tx.one(
-                "SELECT instance_key, orchestration_name IS NOT NULL AND status NOT IN ('Completed', 'Failed')
+            let found: Option<(i64, bool, i64, bool)> = tx.one(
+                "SELECT instance_key, orchestration_name IS NOT NULL AND status NOT IN ('Completed', 'Failed'),
+                        execution_id, orchestration_name IS NOT NULL
                  FROM sf_instance WHERE instance_id = ?1",
                 [id],
-                |row| Ok((row.get(0)?, row.get(1)?)),
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
             )?;
-            let Some((key, running)) = found else { continue };
+            let Some((key, running, execution_id, named)) = found else {
+                continue;
+            };
             // Between two executions is running, too.
             if running && (!self.force || self.ended.as_ref() == Some(id)) {
                 return Err(StoreError::Rejected(format!(
                     "Instance {id} is still running. Cancel it first, or use force=true to delete it anyway."
                 )));
             }
-            if !keys.contains(&key) {
-                keys.push(key);
+            if !keys.iter().any(|doomed: &Doomed| doomed.key == key) {
+                keys.push(Doomed {
+                    key,
+                    execution_id,
+                    named,
+                });
             }
         }
         let among: std::collections::HashSet<&str> = self.ids.iter().map(String::as_str).collect();

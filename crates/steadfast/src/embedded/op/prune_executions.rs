@@ -4,11 +4,12 @@
 
 use duroxide::providers::{InstanceFilter, PruneOptions, PruneResult};
 
-use super::Operation;
 use super::delete_instances::{epoch_ms, json_ids};
+use super::{Operation, feed_append};
 use crate::embedded::error::StoreError;
 use crate::embedded::store::Store;
 use crate::embedded::transaction::Tx;
+use crate::feed::Kind;
 
 /// Bulk pruning takes so many instances when the caller sets no limit: the framework's own default.
 const DEFAULT_LIMIT: u32 = 1000;
@@ -46,6 +47,9 @@ impl Operation for Pruned {
                 (key, current, self.keep_last, self.completed_before_ms),
                 |row| row.get(0),
             )?;
+            if let Some(newest) = doomed.iter().max() {
+                feed_append::note(tx, key, *newest, Kind::Pruned)?;
+            }
             for execution_id in doomed {
                 result.events_deleted += tx.execute(
                     "DELETE FROM sf_event WHERE instance_key = ?1 AND execution_id = ?2",

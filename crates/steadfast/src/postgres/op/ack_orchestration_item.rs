@@ -10,6 +10,7 @@ use crate::batch::Limits;
 use crate::item::{index_key, pack_version};
 use crate::postgres::error::StoreError;
 use crate::postgres::exchange::{Exchange, exchange};
+use crate::postgres::feed::feed_kinds;
 use crate::postgres::fetch_lane::Mark;
 use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms};
 use crate::postgres::listen::Queue;
@@ -54,7 +55,8 @@ impl Coded for AckTurns {
         let params = activity_params(params, calls);
         let params = message_params(store, params, calls);
         let params = cancel_params(params, calls);
-        kv_params(params, calls)
+        let params = kv_params(params, calls);
+        params.smalls(feed_kinds(store, calls.iter().flat_map(|c| &c.events)))
     }
 
     fn give_up(store: &Store, call: &EncodedTurn) -> Instant {
@@ -78,6 +80,7 @@ impl Coded for AckTurns {
                 }
             }
         }
+        store.feed_written(calls.iter().flat_map(|c| &c.events));
         // A released instance may have messages that came while it was leased.
         store.turns.released();
         if let Some(at) = due {

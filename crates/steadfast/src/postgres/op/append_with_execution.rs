@@ -11,6 +11,7 @@ use super::ack_orchestration_item::single_code;
 use crate::group::millis;
 use crate::item::{check_instance_id, event_kind, signed, to_payload};
 use crate::postgres::error::StoreError;
+use crate::postgres::feed::feed_kinds;
 use crate::postgres::params::Params;
 use crate::postgres::store::Store;
 use crate::refusal::Refusal;
@@ -40,10 +41,14 @@ pub(crate) async fn append(
         .big(signed("execution id", execution_id)?)
         .bigs(ids)
         .smalls(events.iter().map(|e| event_kind(&e.kind)).collect())
-        .byteas(payloads);
+        .byteas(payloads)
+        .smalls(feed_kinds(store, events));
     let rows = store.pipe.call_patiently("sf_append_with_execution", &params).await?;
     match single_code(&rows, "sf_append_with_execution")?.first() {
-        Some(0) => Ok(()),
+        Some(0) => {
+            store.feed_written(events);
+            Ok(())
+        }
         Some(3) => Err(Refusal::DuplicateEvent.into()),
         other => Err(StoreError::Decode(format!("code {other:?}"))),
     }

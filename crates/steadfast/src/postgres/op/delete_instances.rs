@@ -38,8 +38,10 @@ async fn delete_if(
         .big(millis(store.pipe.settings().retry_timeout) * 3)
         .texts(ids.iter().filter(|id| !id.contains('\0')).cloned().collect())
         .flag(force)
-        .text_opt(ended);
+        .text_opt(ended)
+        .flag(store.feed.records());
     let rows = store.pipe.call_patiently("sf_delete_instances", &params).await?;
+    store.feed_noted();
     let row = rows.first().ok_or_else(|| StoreError::Decode("no row".to_owned()))?;
     let results: Vec<i64> = column(row, "results")?;
     let culprit: Option<String> = column(row, "culprit")?;

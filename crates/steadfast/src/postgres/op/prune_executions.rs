@@ -64,8 +64,10 @@ async fn prune_all(store: &Arc<Store>, ids: Vec<String>, options: &PruneOptions)
         .big(millis(store.pipe.settings().retry_timeout) * 3)
         .texts(storable(ids))
         .big_opt(options.keep_last.map(i64::from))
-        .big_opt(options.completed_before.map(epoch_ms));
+        .big_opt(options.completed_before.map(epoch_ms))
+        .flag(store.feed.records());
     let rows = store.pipe.call_patiently("sf_prune_executions", &params).await?;
+    store.feed_noted();
     match single_code(&rows, "sf_prune_executions")?.as_slice() {
         [instances, executions, events] => Ok(PruneResult {
             instances_processed: instances.unsigned_abs(),

@@ -13,6 +13,7 @@ macro_rules! files {
 pub(super) const MIGRATIONS: &[(u32, &str, &str)] = &[
     (1, "0001_store", include_str!("../../../sql/tables/0001_store.sql")),
     (2, "0002_copied", include_str!("../../../sql/tables/0002_copied.sql")),
+    (3, "0003_feed", include_str!("../../../sql/tables/0003_feed.sql")),
 ];
 
 /// Stored functions, today's definitions.
@@ -34,6 +35,15 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "enqueue_for_orchestrator",
     "enqueue_for_worker",
     "export_rows",
+    "feed_append",
+    "feed_assign",
+    "feed_commit",
+    "feed_new_epoch",
+    "feed_note",
+    "feed_read",
+    "feed_report",
+    "feed_rotate",
+    "feed_trim",
     "fetch_orchestration_item",
     "fetch_work_item",
     "get_custom_status",

@@ -1,0 +1,220 @@
+//! `steadfast watch`: what happens, as it happens.
+//!
+//! Invariant: nothing is left out silently: what was trimmed away before it could be shown is said; trouble that passes,
+//! such as a restart of the server, is waited for.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use steadfast::feed::{ChangePoller, Event, Feed, FeedError, Filter, Kind, NamedCursor, Token};
+
+use crate::{
+    cli::Globals,
+    clock,
+    error::CliError,
+    output::{self, Output, printable},
+    store::open_feed,
+};
+
+/// Longest wait; news end it.
+const PATIENCE: Duration = Duration::from_secs(3600);
+/// Between two attempts while the store cannot be asked.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Follow what happens to instances, until interrupted
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// Only this instance (may be repeated)
+    #[arg(long, value_name = "ID")]
+    instance: Vec<String>,
+    /// Only instances whose id begins so
+    #[arg(long, value_name = "TEXT")]
+    prefix: Option<String>,
+    /// Only instances of this orchestration (may be repeated)
+    #[arg(long, value_name = "NAME")]
+    name: Vec<String>,
+    /// Only this kind of event, such as completed (may be repeated)
+    #[arg(long, value_name = "KIND")]
+    kind: Vec<Kind>,
+    /// Begin behind this sequence; 0: from the beginning (the default)
+    #[arg(long, value_name = "N", conflicts_with_all = ["from_now", "token"])]
+    from: Option<u64>,
+    /// Begin with what happens from now on
+    #[arg(long, conflicts_with = "token")]
+    from_now: bool,
+    /// Resume where this token was printed
+    #[arg(long)]
+    token: Option<Token>,
+    /// Keep the place in the store under this name, and resume there
+    #[arg(long, value_name = "NAME")]
+    cursor: Option<String>,
+    /// End when everything there is was shown
+    #[arg(long)]
+    until_caught_up: bool,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    sequence: u64,
+    at_ms: u64,
+    instance: &'a str,
+    execution_id: u64,
+    kind: String,
+    event_id: Option<u64>,
+    orchestration: Option<&'a str>,
+    token: Token,
+}
+
+#[derive(Serialize)]
+struct Loss {
+    trimmed_after: u64,
+    first: u64,
+}
+
+pub(crate) async fn run(globals: &Globals, arguments: &Arguments, output: &mut Output) -> Result<(), CliError> {
+    let feed = open_feed(globals, arguments.cursor.is_some()).await?;
+    let result = follow(&feed, arguments, output).await;
+    feed.close().await;
+    result
+}
+
+async fn follow(feed: &Feed, arguments: &Arguments, output: &mut Output) -> Result<(), CliError> {
+    let mut cursor = Place::open(feed, arguments).await?;
+    cursor.poller().with_filter(filter(arguments));
+    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let mut troubled = false;
+    loop {
+        match cursor.poller().poll().await {
+            Ok(batch) => {
+                if std::mem::take(&mut troubled) {
+                    output::complain("the store answers again");
+                }
+                for event in &batch.events {
+                    show(event, colours, output)?;
+                }
+                output.finish()?;
+                cursor.commit(!batch.events.is_empty()).await?;
+                if arguments.until_caught_up && batch.caught_up {
+                    return Ok(());
+                }
+                cursor.poller().wait(PATIENCE).await;
+            }
+            Err(FeedError::Trimmed { cursor: at, first, .. }) => {
+                tell_loss(at, first, output)?;
+                cursor.poller().seek(first - 1);
+            }
+            Err(error) if error.is_retryable() => {
+                if !std::mem::replace(&mut troubled, true) {
+                    output::complain(&format!("{error}; waiting for the store"));
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// A poller, and whether its place is kept.
+enum Place {
+    Own(ChangePoller),
+    Kept(NamedCursor),
+}
+
+impl Place {
+    async fn open(feed: &Feed, arguments: &Arguments) -> Result<Self, FeedError> {
+        let poller = match (arguments.token, arguments.from_now) {
+            (Some(token), _) => ChangePoller::from_token(feed, token),
+            (None, true) => ChangePoller::from_now(feed).await?,
+            (None, false) => ChangePoller::from_sequence(feed, arguments.from.unwrap_or(0)),
+        };
+        Ok(match &arguments.cursor {
+            None => Self::Own(poller),
+            Some(name) => Self::Kept(NamedCursor::open(feed, name, poller).await?),
+        })
+    }
+
+    fn poller(&mut self) -> &mut ChangePoller {
+        match self {
+            Self::Own(poller) => poller,
+            Self::Kept(cursor) => cursor.poller(),
+        }
+    }
+
+    async fn commit(&mut self, moved: bool) -> Result<(), FeedError> {
+        match self {
+            Self::Kept(cursor) if moved => cursor.commit().await,
+            _ => Ok(()),
+        }
+    }
+}
+
+fn filter(arguments: &Arguments) -> Filter {
+    let mut filter = Filter::new();
+    for id in &arguments.instance {
+        filter = filter.instance(id);
+    }
+    if let Some(prefix) = &arguments.prefix {
+        filter = filter.prefix(prefix);
+    }
+    for name in &arguments.name {
+        filter = filter.orchestration(name);
+    }
+    for kind in &arguments.kind {
+        filter = filter.kind(*kind);
+    }
+    filter
+}
+
+fn show(event: &Event, colours: bool, output: &mut Output) -> Result<(), CliError> {
+    if output.is_json() {
+        return output.json_line(&Line {
+            sequence: event.sequence,
+            at_ms: event.at_ms,
+            instance: &event.instance,
+            execution_id: event.execution_id,
+            kind: event.kind.to_string(),
+            event_id: event.event_id,
+            orchestration: event.orchestration.as_deref(),
+            token: event.token,
+        });
+    }
+    let (on, off) = if colours {
+        (colour(event.kind), "\u{1b}[0m")
+    } else {
+        ("", "")
+    };
+    let id = event.event_id.map_or_else(|| "-".to_owned(), |id| id.to_string());
+    output.line(format_args!(
+        "{:>9}  {}  {:<32}  {on}{:<20}{off}  {}:{id:<5} {}",
+        event.sequence,
+        clock::exact_stamp(event.at_ms),
+        printable(&event.instance),
+        event.kind,
+        event.execution_id,
+        output::or_dash(event.orchestration.as_deref()),
+    ))
+}
+
+fn colour(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Completed => "\u{1b}[32m",
+        Kind::Failed | Kind::Cancelled | Kind::ActivityFailed | Kind::SubOrchestrationFailed => "\u{1b}[31m",
+        Kind::Started | Kind::ContinuedAsNew => "\u{1b}[36m",
+        Kind::CustomStatus | Kind::KeyValueSet | Kind::KeyValueCleared | Kind::KeyValuesCleared => "\u{1b}[33m",
+        Kind::Deleted | Kind::Pruned => "\u{1b}[35m",
+        _ => "",
+    }
+}
+
+fn tell_loss(cursor: u64, first: u64, output: &mut Output) -> Result<(), CliError> {
+    if output.is_json() {
+        return output.json_line(&Loss {
+            trimmed_after: cursor,
+            first,
+        });
+    }
+    let (from, upto) = (cursor + 1, first - 1);
+    output.line(format_args!("{:>9}  events {from} to {upto} have been trimmed", "…"))
+}

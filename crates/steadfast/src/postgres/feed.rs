@@ -1,0 +1,413 @@
+//! The change feed on PostgreSQL: who gives positions, who reads, who is told.
+//!
+//! Invariants: positions are given after commit, outside the operations' path, by whoever comes first; a worker that
+//! dies in between leaves that to the next reader or worker; a ring follows every assignment made here.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::{Duration, Instant};
+
+use duroxide::Event;
+use tokio_postgres::Row as PgRow;
+use uuid::Uuid;
+
+use super::error::StoreError;
+use super::listen::Topic;
+use super::params::Params;
+use super::provider::PostgresProvider;
+use super::store::{Store, column, millis};
+use crate::feed::{
+    Bell, CursorStatus, Feed, FeedError, FeedStatus, Level, Page, Request, Retention, Row, Source, Stretch, Token,
+    recorded,
+};
+
+/// What is written within this time shares an assignment.
+const COALESCE: Duration = Duration::from_millis(4);
+/// Operations that one assignment moves.
+const ASSIGN_ROWS: i32 = 10_000;
+/// A pending table larger than this gives way to the other one.
+const ROTATE_BYTES: i64 = 1 << 20;
+/// Operations that one step of trimming removes.
+const TRIM_ROWS: i32 = 10_000;
+/// While it writes, a process trims so often, and so many steps at most.
+const TRIM_EVERY: Duration = Duration::from_secs(60);
+const TRIM_STEPS: usize = 20;
+
+/// Where the pump stands: nothing to do; under way; asked again meanwhile.
+const IDLE: u8 = 0;
+const RUNNING: u8 = 1;
+const AGAIN: u8 = 2;
+
+/// A store's part in the feed.
+pub(crate) struct FeedSide {
+    pub(crate) bell: Arc<Bell>,
+    level: Level,
+    retention: Retention,
+    pump: AtomicU8,
+    trimmed: std::sync::Mutex<Instant>,
+}
+
+impl FeedSide {
+    pub(crate) fn new(level: Level, retention: Retention) -> Self {
+        Self {
+            bell: Arc::default(),
+            level,
+            retention,
+            pump: AtomicU8::new(IDLE),
+            trimmed: std::sync::Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Whether deletions and the like are recorded.
+    pub(crate) fn records(&self) -> bool {
+        self.level != Level::Off
+    }
+
+    /// Whether it is time to trim; then it is not for a while.
+    fn time_to_trim(&self) -> bool {
+        let mut last = self.trimmed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let due = last.elapsed() >= TRIM_EVERY;
+        if due {
+            *last = Instant::now();
+        }
+        due
+    }
+}
+
+/// The feed's kinds of these events, one each, or nothing when none is recorded.
+pub(crate) fn feed_kinds<'a>(store: &Store, events: impl IntoIterator<Item = &'a Event>) -> Vec<i16> {
+    let level = store.feed.level;
+    if level == Level::Off {
+        return Vec::new();
+    }
+    let kinds: Vec<i16> = events.into_iter().map(|e| recorded(level, &e.kind)).collect();
+    if kinds.iter().all(|k| *k == 0) {
+        Vec::new()
+    } else {
+        kinds
+    }
+}
+
+impl Store {
+    /// These events have been committed.
+    pub(crate) fn feed_written<'a>(self: &Arc<Self>, events: impl IntoIterator<Item = &'a Event>) {
+        let level = self.feed.level;
+        if level != Level::Off && events.into_iter().any(|e| recorded(level, &e.kind) != 0) {
+            self.feed_noted();
+        }
+    }
+
+    /// Something that is recorded has been committed: it is given its position soon.
+    pub(crate) fn feed_noted(self: &Arc<Self>) {
+        if self.feed.records() && self.feed.pump.swap(AGAIN, Ordering::AcqRel) == IDLE {
+            self.tasks.spawn(pump(Arc::clone(self)));
+        }
+    }
+
+    /// Gives positions to what is pending. Returns whether there is more.
+    async fn feed_assign(&self, patient: bool) -> Result<bool, StoreError> {
+        let params = Params::new().int(ASSIGN_ROWS).big(ROTATE_BYTES);
+        let rows = if patient {
+            self.pipe.call_patiently("sf_feed_assign", &params).await?
+        } else {
+            self.pipe.call("sf_feed_assign", &params).await?
+        };
+        let row = rows.first().ok_or_else(|| StoreError::Decode("no row".to_owned()))?;
+        let (moved, more): (i64, bool) = (column(row, "moved")?, column(row, "more")?);
+        if moved > 0 {
+            metrics::counter!("steadfast_feed_assigned_total").increment(moved.unsigned_abs());
+            self.feed.bell.ring();
+            self.offer(Topic::Feed, Duration::ZERO);
+        }
+        Ok(more)
+    }
+
+    async fn feed_trim(&self, retention: Retention) -> Result<(u64, bool), StoreError> {
+        let events = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let params = Params::new()
+            .big_opt(retention.max_age.map(millis))
+            .big_opt(retention.max_events.map(events))
+            .big(events(retention.max_held_events))
+            .int(TRIM_ROWS);
+        let rows = self.pipe.call_patiently("sf_feed_trim", &params).await?;
+        let row = rows.first().ok_or_else(|| StoreError::Decode("no row".to_owned()))?;
+        let gone: i64 = column(row, "sf_feed_trim")?;
+        metrics::counter!("steadfast_feed_trimmed_total").increment(gone.unsigned_abs());
+        Ok((gone.unsigned_abs(), gone >= i64::from(TRIM_ROWS)))
+    }
+}
+
+/// Assigns until nothing has been written meanwhile.
+async fn pump(store: Arc<Store>) {
+    loop {
+        store.feed.pump.store(RUNNING, Ordering::Release);
+        tokio::time::sleep(COALESCE).await;
+        loop {
+            match store.feed_assign(true).await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::warn!(target: "steadfast", %error, "could not assign; the next writer or reader of the feed will");
+                    break;
+                }
+            }
+        }
+        if store.feed.time_to_trim() {
+            trim_a_little(&store).await;
+        }
+        let idle = store
+            .feed
+            .pump
+            .compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire);
+        if idle.is_ok() {
+            return;
+        }
+    }
+}
+
+async fn trim_a_little(store: &Store) {
+    for _ in 0..TRIM_STEPS {
+        match store.feed_trim(store.feed.retention).await {
+            Ok((_, true)) => {}
+            Ok((_, false)) => return,
+            Err(error) => {
+                tracing::warn!(target: "steadfast", %error, "could not trim the feed");
+                return;
+            }
+        }
+    }
+}
+
+impl PostgresProvider {
+    /// The store's change feed, to be read through this provider's connections.
+    #[must_use]
+    pub fn feed(&self) -> Feed {
+        Feed::over(PostgresFeed {
+            provider: self.clone(),
+            alone: false,
+            may_write: AtomicBool::new(true),
+        })
+    }
+
+    /// The change feed of a provider that serves nothing else.
+    pub(crate) fn into_feed(self) -> Feed {
+        Feed::over(PostgresFeed {
+            provider: self,
+            alone: true,
+            may_write: AtomicBool::new(true),
+        })
+    }
+}
+
+struct PostgresFeed {
+    /// Kept, so that it is not closed while somebody reads.
+    provider: PostgresProvider,
+    /// It ends with the feed.
+    alone: bool,
+    /// Until it turns out otherwise.
+    may_write: AtomicBool,
+}
+
+impl From<StoreError> for FeedError {
+    fn from(error: StoreError) -> Self {
+        if is_read_only(&error) {
+            return Self::ReadOnly;
+        }
+        Self::Store {
+            retryable: error.is_retryable(),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// A role that may only read, or a standby.
+fn is_read_only(error: &StoreError) -> bool {
+    matches!(error, StoreError::Database { sqlstate, .. } if sqlstate == "42501" || sqlstate == "25006")
+}
+
+/// Sequences are 63-bit in the store; what is beyond is behind every end.
+fn place(sequence: u64) -> i64 {
+    i64::try_from(sequence).unwrap_or(i64::MAX).min(i64::MAX - (1 << 40))
+}
+
+#[async_trait::async_trait]
+impl Source for PostgresFeed {
+    async fn read(&self, request: &Request) -> Result<Page, FeedError> {
+        let filter = &request.filter;
+        let list = |set: &Option<std::collections::BTreeSet<String>>| {
+            set.as_ref()
+                .map(|s| s.iter().filter(|t| !t.contains('\0')).cloned().collect::<Vec<_>>())
+        };
+        // No id holds a NUL; a prefix with one admits nothing.
+        let impossible = filter.prefix.as_ref().is_some_and(|p| p.contains('\0'));
+        let names = filter.orchestrations.as_ref();
+        let params = Params::new()
+            .big(place(request.after))
+            .int(i32::try_from(request.limit).unwrap_or(i32::MAX))
+            .maybe_texts(if impossible {
+                Some(Vec::new())
+            } else {
+                list(&filter.instances)
+            })
+            .text_opt(filter.prefix.clone().filter(|_| !impossible))
+            .maybe_byteas(names.map(|n| n.iter().map(|t| t.as_bytes().to_vec()).collect()))
+            .maybe_smalls((filter.kinds.as_ref()).map(|k| k.iter().map(|k| k.number()).collect()))
+            .flag(request.payload);
+        let store = self.provider.store();
+        let rows = store.pipe.call_patiently("sf_feed_read", &params).await?;
+        Ok(page(&rows)?)
+    }
+
+    async fn assign(&self) -> Result<bool, FeedError> {
+        if !self.may_write.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        match self.provider.store().feed_assign(false).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_read_only(&error) => {
+                self.may_write.store(false, Ordering::Relaxed);
+                Ok(false)
+            }
+            // Somebody else will, or the next poll.
+            Err(error) if error.is_retryable() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn bell(&self) -> &Bell {
+        &self.provider.store().feed.bell
+    }
+
+    async fn wait(&self, seen: u64, timeout: Duration) {
+        let store = self.provider.store();
+        store.want_feed();
+        let safety = if self.bell().hears_far() {
+            store.long_poll.fallback_poll_interval
+        } else {
+            store.long_poll.slowest_poll_interval
+        };
+        self.bell().wait(seen, timeout.min(safety)).await;
+    }
+
+    async fn status(&self, cursor: Option<&str>) -> Result<FeedStatus, FeedError> {
+        let params = Params::new().text_opt(cursor.map(str::to_owned));
+        let rows = self
+            .provider
+            .store()
+            .pipe
+            .call_patiently("sf_feed_report", &params)
+            .await?;
+        Ok(status(&rows)?)
+    }
+
+    async fn commit(&self, name: &str, token: Token) -> Result<(), FeedError> {
+        let params = Params::new()
+            .text(name.to_owned())
+            .uuid(token.epoch)
+            .big(place(token.sequence))
+            .big(token.mark);
+        let store = self.provider.store();
+        // Not repeated: a server that refuses to be written to may do so for long.
+        match store.pipe.call("sf_feed_commit", &params).await {
+            Err(error) if error.is_retryable() && !is_read_only(&error) => {
+                store.pipe.call_patiently("sf_feed_commit", &params).await?;
+            }
+            other => drop(other?),
+        }
+        Ok(())
+    }
+
+    async fn trim(&self, retention: Retention) -> Result<(u64, bool), FeedError> {
+        Ok(self.provider.store().feed_trim(retention).await?)
+    }
+
+    async fn rotate_epoch(&self) -> Result<Uuid, FeedError> {
+        let pipe = &self.provider.store().pipe;
+        let rows = pipe.call_patiently("sf_feed_new_epoch", &Params::new()).await?;
+        let row = rows.first().ok_or_else(|| StoreError::Decode("no row".to_owned()))?;
+        Ok(column(row, "sf_feed_new_epoch")?)
+    }
+
+    async fn close(&self) {
+        if self.alone {
+            self.provider.close().await;
+        }
+    }
+}
+
+fn unsigned(row: &PgRow, name: &str) -> Result<u64, StoreError> {
+    column::<i64>(row, name).map(|n| n.max(0).unsigned_abs())
+}
+
+fn page(rows: &[PgRow]) -> Result<Page, StoreError> {
+    let head = rows.first().ok_or_else(|| StoreError::Decode("no head".to_owned()))?;
+    let stretch = match column::<Option<i64>>(head, "upto")? {
+        None => None,
+        Some(upto) => Some(Stretch {
+            from: unsigned(head, "from_sequence")?,
+            events: unsigned(head, "events")?,
+            upto: upto.unsigned_abs(),
+            mark: column(head, "mark_upto")?,
+        }),
+    };
+    let rows = rows.iter().filter_map(|row| operation(row).transpose());
+    Ok(Page {
+        epoch: column(head, "epoch")?,
+        first: unsigned(head, "first_sequence")?,
+        head: unsigned(head, "head")?,
+        pending: column(head, "pending")?,
+        standby: column(head, "standby")?,
+        mark_after: column(head, "mark_after")?,
+        stretch,
+        rows: rows.collect::<Result<_, _>>()?,
+    })
+}
+
+/// The operation of a row, if it has one.
+fn operation(row: &PgRow) -> Result<Option<Row>, StoreError> {
+    let Some(last) = column::<Option<i64>>(row, "last_sequence")? else {
+        return Ok(None);
+    };
+    let name: Option<Vec<u8>> = column(row, "orchestration_name")?;
+    Ok(Some(Row {
+        last_sequence: last.unsigned_abs(),
+        mark: column(row, "mark")?,
+        instance: column(row, "instance_id")?,
+        execution_id: unsigned(row, "execution_id")?,
+        orchestration: name.map(|n| String::from_utf8_lossy(&n).into_owned()),
+        at_ms: unsigned(row, "at_ms")?,
+        event_ids: column(row, "event_ids")?,
+        kinds: column(row, "kinds")?,
+        payloads: column::<Option<_>>(row, "payloads")?.unwrap_or_default(),
+    }))
+}
+
+fn status(rows: &[PgRow]) -> Result<FeedStatus, StoreError> {
+    let head = rows.first().ok_or_else(|| StoreError::Decode("no head".to_owned()))?;
+    let last = unsigned(head, "head")?;
+    let mut cursors = Vec::new();
+    for row in rows {
+        let Some(name) = column::<Option<String>>(row, "name")? else {
+            continue;
+        };
+        let sequence = unsigned(row, "sequence")?;
+        cursors.push(CursorStatus {
+            name,
+            token: Token {
+                epoch: column(row, "cursor_epoch")?,
+                sequence,
+                mark: column(row, "mark")?,
+            },
+            lag: last.saturating_sub(sequence),
+            lost: column(row, "lost")?,
+            committed_at_ms: unsigned(row, "committed_at_ms")?,
+        });
+    }
+    Ok(FeedStatus {
+        epoch: column(head, "epoch")?,
+        first: unsigned(head, "first_sequence")?,
+        last,
+        pending: unsigned(head, "pending")?,
+        cursors,
+    })
+}
