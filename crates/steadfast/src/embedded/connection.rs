@@ -196,7 +196,7 @@ fn make_durable(connection: &Connection, durability: Durability) -> Result<(), O
 
 /// Refuses what is not a store of ours, without touching it.
 pub(crate) fn check_header(path: &Path) -> Result<(), OpenError> {
-    if inspect(path)? {
+    if inspect(path)? != Found::Ours {
         return Err(OpenError::new(
             OpenErrorKind::Unreachable,
             "there is no such file, or it is empty",

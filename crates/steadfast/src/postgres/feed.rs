@@ -15,11 +15,12 @@ use super::error::StoreError;
 use super::listen::Topic;
 use super::params::Params;
 use super::provider::PostgresProvider;
-use super::store::{Store, column, millis};
+use super::store::{Store, column};
 use crate::feed::{
     Bell, CursorStatus, Feed, FeedError, FeedStatus, Level, Page, Request, Retention, Row, Source, Stretch, Token,
     recorded,
 };
+use crate::group::millis;
 
 /// What is written within this time shares an assignment.
 const COALESCE: Duration = Duration::from_millis(4);
