@@ -11,7 +11,7 @@ CREATE FUNCTION steadfast_golden.sf_abandon_orchestration_item(p_batch_id uuid, 
     AS $$
 DECLARE
     v_now     timestamptz;
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, cardinality(o_key));
     v_locked  bigint[];
 BEGIN
     IF v_results IS NOT NULL THEN
@@ -42,7 +42,7 @@ BEGIN
     WHERE v_results[o.op] = 0 AND s.instance_key = o.key AND s.message_id <= o.upto AND s.claim = o.claim;
     PERFORM sf_turn_reschedule(
         ARRAY(SELECT o.key FROM unnest(o_key) WITH ORDINALITY AS o(key, op) WHERE v_results[o.op] = 0), v_now);
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;
 
@@ -57,7 +57,7 @@ CREATE FUNCTION steadfast_golden.sf_abandon_work_item(p_batch_id uuid, p_retain_
     AS $$
 DECLARE
     v_now     timestamptz;
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, cardinality(o_key));
     v_locked  bigint[];
 BEGIN
     IF v_results IS NOT NULL THEN
@@ -80,18 +80,12 @@ BEGIN
     FROM unnest(o_key, o_work, o_delay_ms, o_ignore_attempt) WITH ORDINALITY
          AS o(key, work_id, delay_ms, ignore_attempt, op)
     WHERE v_results[o.op] = 0 AND w.instance_key = o.key AND w.work_id = o.work_id;
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_ack_kv(p_now timestamp with time zone, p_results bigint[], o_key bigint[], o_status text[], o_kv_clear boolean[], k_op integer[], k_id bytea[], k_key bytea[], k_value bytea[], k_at_ms bigint[]) RETURNS void
     LANGUAGE plpgsql
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
 DECLARE
     v_now_ms bigint := floor(extract(epoch FROM p_now) * 1000);
@@ -120,12 +114,6 @@ END $$;
 
 CREATE FUNCTION steadfast_golden.sf_ack_metadata(p_now timestamp with time zone, p_owner bigint, p_results bigint[], o_key bigint[], o_execution bigint[], o_name bytea[], o_version bytea[], o_parent text[], o_status text[], o_output bytea[], o_pinned bigint[], o_custom smallint[], o_custom_status bytea[]) RETURNS void
     LANGUAGE plpgsql
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
 BEGIN
     UPDATE sf_instance i SET
@@ -152,26 +140,22 @@ BEGIN
                AS u(key, execution, name, version, parent, status, pinned, custom, custom_status, op)) o
     WHERE p_results[o.op] = 0 AND i.instance_key = o.key;
 
-    INSERT INTO sf_execution (instance_key, execution_id, status, output, replay_version, started_at, completed_at)
+    -- A turn in the middle of an execution changes nothing here, and writes nothing.
+    INSERT INTO sf_execution AS x (instance_key, execution_id, status, output, replay_version, started_at, completed_at)
     SELECT o.key, o.execution, coalesce(o.status, 'Running'), o.output, o.pinned, p_now,
            CASE WHEN o.status IS NOT NULL THEN p_now END
     FROM unnest(o_key, o_execution, o_status, o_output, o_pinned) WITH ORDINALITY
          AS o(key, execution, status, output, pinned, op)
-    WHERE p_results[o.op] = 0 AND NOT EXISTS (
-        SELECT FROM sf_execution x WHERE x.instance_key = o.key AND x.execution_id = o.execution);
-
-    UPDATE sf_execution x SET
-        status = coalesce(o.status, x.status),
-        output = CASE WHEN o.status IS NULL THEN x.output ELSE o.output END,
-        completed_at = CASE WHEN o.status IS NULL THEN x.completed_at ELSE p_now END,
-        replay_version = coalesce(o.pinned, x.replay_version)
-    FROM unnest(o_key, o_execution, o_status, o_output, o_pinned) WITH ORDINALITY
-         AS o(key, execution, status, output, pinned, op)
-    WHERE p_results[o.op] = 0 AND x.instance_key = o.key AND x.execution_id = o.execution
-      AND x.started_at <> p_now AND (o.status IS NOT NULL OR o.pinned IS NOT NULL);
+    WHERE p_results[o.op] = 0 AND (o.status IS NOT NULL OR o.pinned IS NOT NULL OR NOT EXISTS (
+        SELECT FROM sf_execution y WHERE y.instance_key = o.key AND y.execution_id = o.execution))
+    ON CONFLICT (instance_key, execution_id) DO UPDATE SET
+        status = CASE WHEN excluded.completed_at IS NULL THEN x.status ELSE excluded.status END,
+        output = CASE WHEN excluded.completed_at IS NULL THEN x.output ELSE excluded.output END,
+        completed_at = coalesce(excluded.completed_at, x.completed_at),
+        replay_version = coalesce(excluded.replay_version, x.replay_version);
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_ack_orchestration_item(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, p_wait boolean, p_owner bigint, o_key bigint[], o_claim bigint[], o_upto bigint[], o_execution bigint[], o_name bytea[], o_version bytea[], o_parent text[], o_status text[], o_output bytea[], o_pinned bigint[], o_custom smallint[], o_custom_status bytea[], o_kv_clear boolean[], e_op integer[], e_event bigint[], e_kind smallint[], e_payload bytea[], w_op integer[], w_instance text[], w_execution bigint[], w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[], m_instance text[], m_op integer[], m_visible_ms bigint[], m_kind smallint[], m_payload bytea[], c_op integer[], c_instance text[], c_execution bigint[], c_activity bigint[], k_op integer[], k_id bytea[], k_key bytea[], k_value bytea[], k_at_ms bigint[]) RETURNS bigint[]
+CREATE FUNCTION steadfast_golden.sf_ack_orchestration_item(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, p_wait boolean, p_owner bigint, o_key bigint[], o_claim bigint[], o_upto bigint[], o_execution bigint[], o_name bytea[], o_version bytea[], o_parent text[], o_status text[], o_output bytea[], o_pinned bigint[], o_custom smallint[], o_custom_status bytea[], o_kv_clear boolean[], e_op integer[], e_event bigint[], e_kind smallint[], e_payload bytea[], w_op integer[], w_instance text[], w_execution bigint[], w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[], m_instance text[], m_op integer[], m_visible_ms bigint[], m_kind smallint[], m_payload bytea[], c_op integer[], c_instance text[], c_execution bigint[], c_activity bigint[], k_op integer[], k_id bytea[], k_key bytea[], k_value bytea[], k_at_ms bigint[], p_feed smallint[]) RETURNS bigint[]
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -188,7 +172,7 @@ DECLARE
     v_stuck   integer[] := '{}';   -- turns whose cancelled work is locked elsewhere
     v_done    bigint[];
 BEGIN
-    v_results := sf_batch_results(p_batch_id);
+    v_results := sf_batch_open(p_batch_id, p_retain_ms, cardinality(o_key));
     IF v_results IS NOT NULL THEN
         RETURN v_results;
     END IF;
@@ -202,9 +186,18 @@ BEGIN
     END IF;
     -- After the locks: a lease that ended while this call waited has ended.
     v_now := clock_timestamp();
-    v_again := ARRAY(SELECT DISTINCT e.op FROM unnest(e_op, e_event) AS e(op, event_id)
-                     JOIN sf_event h ON h.instance_key = o_key[e.op] AND h.execution_id = o_execution[e.op]
-                                    AND h.event_id = e.event_id);
+    -- Event ids grow: only a turn that does not go on behind the last one is compared with what is there.
+    v_again := ARRAY(
+        SELECT f.op FROM (SELECT e.op, min(e.event_id) AS first_id FROM unnest(e_op, e_event) AS e(op, event_id)
+                          GROUP BY e.op) f
+        WHERE f.first_id <= (SELECT h.event_id FROM sf_event h WHERE h.instance_key = o_key[f.op]
+                                AND h.execution_id = o_execution[f.op] ORDER BY h.event_id DESC LIMIT 1));
+    IF cardinality(v_again) > 0 THEN
+        v_again := ARRAY(SELECT DISTINCT e.op FROM unnest(e_op, e_event) AS e(op, event_id)
+                         JOIN sf_event h ON h.instance_key = o_key[e.op] AND h.execution_id = o_execution[e.op]
+                                        AND h.event_id = e.event_id
+                         WHERE e.op = ANY (v_again));
+    END IF;
     IF cardinality(c_op) > 0 THEN
         v_stuck := sf_lock_cancelled(p_wait, o_key, c_op, c_instance, c_execution, c_activity);
     END IF;
@@ -230,8 +223,10 @@ BEGIN
 
         PERFORM sf_ack_metadata(v_now, p_owner, v_results, o_key, o_execution, o_name, o_version, o_parent, o_status,
                                 o_output, o_pinned, o_custom, o_custom_status);
-        IF cardinality(k_op) > 0 OR true = ANY (o_kv_clear) OR EXISTS (
-               SELECT FROM unnest(o_status) AS s(status) WHERE s.status IS NOT NULL) THEN
+        -- Key-values change by what a turn says, and at the end of an execution, if there are any.
+        IF cardinality(k_op) > 0
+           OR (true = ANY (o_kv_clear) OR array_remove(o_status, NULL) <> '{}')
+              AND EXISTS (SELECT FROM sf_kv v WHERE v.instance_key = ANY (o_key)) THEN
             PERFORM sf_ack_kv(v_now, v_results, o_key, o_status, o_kv_clear, k_op, k_id, k_key, k_value, k_at_ms);
         END IF;
         IF cardinality(c_op) > 0 THEN
@@ -246,15 +241,17 @@ BEGIN
             PERFORM sf_insert_work(v_now, v_results, o_key, w_op, w_instance, w_execution, w_activity, w_tag,
                                    w_session, w_payload);
         END IF;
-        INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
-        SELECT m.instance_id, coalesce(to_timestamp(m.visible_ms / 1000.0), v_now), m.kind, m.payload
-        FROM unnest(m_instance, m_op, m_visible_ms, m_kind, m_payload) WITH ORDINALITY
-             AS m(instance_id, op, visible_ms, kind, payload, n)
-        WHERE v_results[m.op] = 0 ORDER BY m.n;
-
+        IF cardinality(m_op) > 0 THEN
+            INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
+            SELECT m.instance_id, coalesce(to_timestamp(m.visible_ms / 1000.0), v_now), m.kind, m.payload
+            FROM unnest(m_instance, m_op, m_visible_ms, m_kind, m_payload) WITH ORDINALITY
+                 AS m(instance_id, op, visible_ms, kind, payload, n)
+            WHERE v_results[m.op] = 0 ORDER BY m.n;
+        END IF;
         PERFORM sf_turn_reschedule(v_done, v_now);
+        IF cardinality(p_feed) > 0 THEN PERFORM sf_feed_append(v_now, v_results, o_key, o_execution, e_op, e_event, p_feed); END IF;
     END IF;
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;
 
@@ -269,23 +266,38 @@ CREATE FUNCTION steadfast_golden.sf_ack_work_item(p_batch_id uuid, p_retain_ms b
     AS $$
 DECLARE
     v_now      timestamptz;
-    v_results  bigint[] := sf_batch_results(p_batch_id);
+    v_results  bigint[] := sf_batch_open(p_batch_id, p_retain_ms, cardinality(o_key));
+    v_good     bigint;
     v_locked   bigint[];
     v_sessions bytea[];
 BEGIN
     IF v_results IS NOT NULL THEN
         RETURN v_results;
     END IF;
-    v_locked := sf_lock_work(p_wait, o_key, o_work);
+    -- Mostly all of them are as they should be: one statement finds that out. v_good counts activities, not
+    -- operations, so that a token used twice is looked at more closely.
+    IF NOT p_wait THEN
+        v_good := (SELECT count(DISTINCT l.work_id) FROM (
+            SELECT w.work_id, w.claim = o.claim AND w.available_at > clock_timestamp() AS holds
+            FROM unnest(o_key, o_work, o_claim) AS o(key, work_id, claim)
+            JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+            ORDER BY w.instance_key, w.work_id FOR UPDATE OF w SKIP LOCKED) l WHERE l.holds);
+    END IF;
     v_now := clock_timestamp();
-    v_results := ARRAY(
-        SELECT CASE WHEN w.work_id IS NULL OR w.claim <> o.claim THEN 1
-                    WHEN NOT o.work_id = ANY (v_locked) THEN 4
-                    WHEN row_number() OVER (PARTITION BY o.work_id, o.claim ORDER BY o.op) > 1 THEN 1
-                    WHEN w.available_at <= v_now THEN 2 ELSE 0 END::bigint
-        FROM unnest(o_key, o_work, o_claim) WITH ORDINALITY AS o(key, work_id, claim, op)
-        LEFT JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
-        ORDER BY o.op);
+    IF v_good = cardinality(o_work) THEN
+        v_results := array_fill(0::bigint, ARRAY[cardinality(o_work)]);
+    ELSE
+        v_locked := sf_lock_work(p_wait, o_key, o_work);
+        v_now := clock_timestamp();
+        v_results := ARRAY(
+            SELECT CASE WHEN w.work_id IS NULL OR w.claim <> o.claim THEN 1
+                        WHEN NOT o.work_id = ANY (v_locked) THEN 4
+                        WHEN row_number() OVER (PARTITION BY o.work_id, o.claim ORDER BY o.op) > 1 THEN 1
+                        WHEN w.available_at <= v_now THEN 2 ELSE 0 END::bigint
+            FROM unnest(o_key, o_work, o_claim) WITH ORDINALITY AS o(key, work_id, claim, op)
+            LEFT JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+            ORDER BY o.op);
+    END IF;
     WITH done AS (
         DELETE FROM sf_work w USING unnest(o_key, o_work) WITH ORDINALITY AS o(key, work_id, op)
         WHERE v_results[o.op] = 0 AND w.instance_key = o.key AND w.work_id = o.work_id
@@ -298,11 +310,11 @@ BEGIN
     SELECT m.instance_id, v_now, m.kind, m.payload
     FROM unnest(m_instance, m_kind, m_payload) WITH ORDINALITY AS m(instance_id, kind, payload, op)
     WHERE v_results[m.op] = 0 AND m.payload IS NOT NULL ORDER BY m.op;
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_append_with_execution(p_batch_id uuid, p_retain_ms bigint, p_instance text, p_execution bigint, e_event bigint[], e_kind smallint[], e_payload bytea[]) RETURNS bigint[]
+CREATE FUNCTION steadfast_golden.sf_append_with_execution(p_batch_id uuid, p_retain_ms bigint, p_instance text, p_execution bigint, e_event bigint[], e_kind smallint[], e_payload bytea[], p_feed smallint[]) RETURNS bigint[]
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -312,7 +324,7 @@ CREATE FUNCTION steadfast_golden.sf_append_with_execution(p_batch_id uuid, p_ret
     SET enable_bitmapscan TO 'off'
     AS $$
 DECLARE
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, 1);
     v_key     bigint;
     v_named   boolean;
 BEGIN
@@ -338,32 +350,23 @@ BEGIN
         UPDATE sf_instance i SET cache_owner = NULL, history_revision = i.history_revision + 1,
                execution_id = CASE WHEN v_named THEN i.execution_id ELSE greatest(i.execution_id, p_execution) END
         WHERE i.instance_key = v_key;
+        IF cardinality(p_feed) > 0 THEN
+            PERFORM sf_feed_append(clock_timestamp(), NULL, ARRAY[v_key], ARRAY[p_execution],
+                                   array_fill(1, ARRAY[cardinality(e_event)]), e_event, p_feed);
+        END IF;
         v_results := ARRAY[0];
     END IF;
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, v_results);
+    PERFORM sf_batch_close(p_batch_id, false, v_results);
     RETURN v_results;
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_batch_results(p_batch_id uuid) RETURNS bigint[]
+CREATE FUNCTION steadfast_golden.sf_batch_close(p_batch_id uuid, p_sweep boolean, p_results bigint[]) RETURNS void
     LANGUAGE plpgsql
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET enable_seqscan TO 'off'
     AS $$
 BEGIN
-    PERFORM pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0));
-    RETURN (SELECT b.results FROM sf_batch b WHERE b.batch_id = p_batch_id);
-END $$;
-
-CREATE FUNCTION steadfast_golden.sf_batch_store(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, p_results bigint[]) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    AS $$
-BEGIN
-    INSERT INTO sf_batch (batch_id, expires_at, results)
-    VALUES (p_batch_id, clock_timestamp() + p_retain_ms * interval '1 millisecond', p_results);
+    IF array_remove(p_results, 0) <> '{}' THEN
+        UPDATE sf_batch b SET results = p_results WHERE b.batch_id = p_batch_id;
+    END IF;
     IF p_sweep THEN
         DELETE FROM sf_batch b USING (
             SELECT o.batch_id FROM sf_batch o WHERE o.expires_at < clock_timestamp()
@@ -372,14 +375,22 @@ BEGIN
     END IF;
 END $$;
 
+CREATE FUNCTION steadfast_golden.sf_batch_open(p_batch_id uuid, p_retain_ms bigint, p_count integer) RETURNS bigint[]
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    -- Empty: every operation answers 0. Mostly it stays so, and one row is all that is written.
+    INSERT INTO sf_batch (batch_id, expires_at, results)
+    VALUES (p_batch_id, clock_timestamp() + p_retain_ms * interval '1 millisecond', '{}') ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        RETURN NULL;
+    END IF;
+    RETURN (SELECT CASE WHEN b.results = '{}' THEN array_fill(0::bigint, ARRAY[p_count]) ELSE b.results END
+            FROM sf_batch b WHERE b.batch_id = p_batch_id);
+END $$;
+
 CREATE FUNCTION steadfast_golden.sf_claim_sessions(p_now timestamp with time zone, p_limit integer, p_tags bytea[], p_owners bytea[], p_session_lease_ms bigint, p_keys bigint[], p_works bigint[], p_dues timestamp with time zone[], OUT keys bigint[], OUT works bigint[], OUT owners bytea[], OUT busy boolean) RETURNS record
     LANGUAGE plpgsql
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
 DECLARE
     v_free       bytea[];
@@ -503,42 +514,45 @@ END $$;
 
 CREATE FUNCTION steadfast_golden.sf_claimed_turns(p_keys bigint[], p_claim bigint, p_owner bigint, p_evicted bigint[], p_max_bytes bigint) RETURNS TABLE(instance_key bigint, instance_id text, orchestration_name bytea, orchestration_version bytea, execution_id bigint, history_revision bigint, last_event_id bigint, cached boolean, attempt_count integer, message_ids bigint[], messages bytea[], events bytea[], kv_keys bytea[], kv_values bytea[], kv_at_ms bigint[])
     LANGUAGE plpgsql
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
 #variable_conflict use_column
+DECLARE
+    v_load bigint[];           -- not in the caller's cache, and with a history
+    v_over bigint[] := '{}';   -- of those, what is beyond p_max_bytes: the caller reads it
 BEGIN
+    v_load := ARRAY(
+        SELECT i.instance_key FROM sf_instance i
+        WHERE i.instance_key = ANY (p_keys)
+          AND (i.cache_owner IS DISTINCT FROM p_owner OR i.instance_key = ANY (p_evicted))
+          AND EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key));
+    IF cardinality(v_load) > 0 THEN
+        v_over := ARRAY(
+            SELECT r.id FROM (
+                SELECT u.id, sum(b.bytes) OVER (ORDER BY b.bytes, u.id) AS running_bytes
+                FROM unnest(v_load) AS u(id) JOIN sf_instance n ON n.instance_key = u.id
+                CROSS JOIN LATERAL (
+                    SELECT coalesce(sum(octet_length(e.payload)), 0) AS bytes FROM sf_event e
+                    WHERE e.instance_key = u.id AND e.execution_id = n.execution_id) b) r
+            WHERE r.running_bytes > p_max_bytes);
+    END IF;
     RETURN QUERY
     SELECT i.instance_key, i.instance_id, i.orchestration_name, i.orchestration_version, i.execution_id,
-           i.history_revision, h.last_event_id, own.cached OR size.running_bytes > p_max_bytes, m.attempt_count, m.ids,
-           m.payloads,
-           CASE WHEN own.cached OR size.running_bytes > p_max_bytes THEN NULL ELSE ARRAY(
+           i.history_revision,
+           (SELECT e.event_id FROM sf_event e WHERE e.instance_key = k.id AND e.execution_id = i.execution_id
+            ORDER BY e.event_id DESC LIMIT 1),
+           own.cached, m.attempt_count, m.ids, m.payloads,
+           CASE WHEN own.cached THEN NULL ELSE ARRAY(
                 SELECT e.payload FROM sf_event e
                 WHERE e.instance_key = k.id AND e.execution_id = i.execution_id ORDER BY e.event_id) END,
            kv.keys, kv.vals, kv.at_ms
     FROM unnest(p_keys) AS k(id)
     JOIN sf_instance i ON i.instance_key = k.id
-    CROSS JOIN LATERAL (SELECT i.cache_owner IS NOT DISTINCT FROM p_owner
+    CROSS JOIN LATERAL (SELECT k.id = ANY (v_over) OR i.cache_owner IS NOT DISTINCT FROM p_owner
                                AND NOT (k.id = ANY (p_evicted)) AS cached) own
-    JOIN (
-        SELECT u.id, sum(b.bytes) OVER (ORDER BY b.bytes, u.id) AS running_bytes
-        FROM unnest(p_keys) AS u(id) JOIN sf_instance n ON n.instance_key = u.id
-        CROSS JOIN LATERAL (
-            SELECT CASE WHEN n.cache_owner IS NOT DISTINCT FROM p_owner AND NOT (u.id = ANY (p_evicted)) THEN 0
-                        ELSE (SELECT coalesce(sum(octet_length(e.payload)), 0) FROM sf_event e
-                              WHERE e.instance_key = u.id AND e.execution_id = n.execution_id) END AS bytes) b
-    ) size ON size.id = k.id
-    CROSS JOIN LATERAL (SELECT (SELECT e.event_id FROM sf_event e
-                                WHERE e.instance_key = k.id AND e.execution_id = i.execution_id
-                                ORDER BY e.event_id DESC LIMIT 1) AS last_event_id) h
-    CROSS JOIN LATERAL (SELECT max(s.attempt_count) AS attempt_count,
-                               array_agg(s.message_id ORDER BY s.message_id) AS ids,
-                               array_agg(s.payload ORDER BY s.message_id) AS payloads
-                        FROM sf_message s WHERE s.instance_key = k.id AND s.claim = p_claim) m
+    CROSS JOIN LATERAL (
+        SELECT max(o.attempt_count) AS attempt_count, array_agg(o.message_id) AS ids, array_agg(o.payload) AS payloads
+        FROM (SELECT s.attempt_count, s.message_id, s.payload FROM sf_message s
+              WHERE s.instance_key = k.id AND s.claim = p_claim ORDER BY s.message_id) o) m
     CROSS JOIN LATERAL (SELECT array_agg(v.key) AS keys, array_agg(v.base_value) AS vals,
                                array_agg(v.base_at_ms) AS at_ms
                         FROM sf_kv v WHERE v.instance_key = k.id AND v.base_value IS NOT NULL) kv;
@@ -582,7 +596,7 @@ CREATE FUNCTION steadfast_golden.sf_deletable_instances(p_instances text[], p_co
     ORDER BY x.completed_at LIMIT p_limit
 $$;
 
-CREATE FUNCTION steadfast_golden.sf_delete_instances(p_batch_id uuid, p_retain_ms bigint, p_instances text[], p_force boolean, p_ended text, OUT results bigint[], OUT culprit text) RETURNS record
+CREATE FUNCTION steadfast_golden.sf_delete_instances(p_batch_id uuid, p_retain_ms bigint, p_instances text[], p_force boolean, p_ended text, p_feed boolean, OUT results bigint[], OUT culprit text) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -598,7 +612,7 @@ DECLARE
     v_events     bigint;
     v_messages   bigint := 0;
 BEGIN
-    results := sf_batch_results(p_batch_id);
+    results := sf_batch_open(p_batch_id, p_retain_ms, 5);
     IF results IS NOT NULL THEN
         RETURN;
     END IF;
@@ -610,12 +624,16 @@ BEGIN
       AND i.orchestration_name IS NOT NULL AND (NOT p_force OR i.instance_id = p_ended) ORDER BY i.instance_key LIMIT 1;
     IF culprit IS NOT NULL THEN
         results := ARRAY[5, 0, 0, 0, 0];
+        -- Nothing was done, so a retry looks anew: it finds the culprit again, or does the work.
+        DELETE FROM sf_batch b WHERE b.batch_id = p_batch_id;
         RETURN;
     END IF;
     SELECT i.instance_id INTO culprit FROM sf_instance i
     WHERE i.parent_instance_id = ANY (p_instances) AND NOT i.instance_id = ANY (p_instances) LIMIT 1;
     IF culprit IS NOT NULL THEN
         results := ARRAY[6, 0, 0, 0, 0];
+        -- Nothing was done, so a retry looks anew: it finds the culprit again, or does the work.
+        DELETE FROM sf_batch b WHERE b.batch_id = p_batch_id;
         RETURN;
     END IF;
     DELETE FROM sf_event e WHERE e.instance_key = ANY (v_keys);
@@ -640,18 +658,24 @@ BEGIN
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_messages := v_messages + v_count;
     v_count := (SELECT count(*) FROM sf_instance i WHERE i.instance_key = ANY (v_keys));
+    IF p_feed THEN PERFORM sf_feed_note(v_keys, NULL, 80::smallint); END IF;
     DELETE FROM sf_instance i WHERE i.instance_key = ANY (v_keys);
     results := ARRAY[0, v_count, v_executions, v_events, v_messages];
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, results);
+    PERFORM sf_batch_close(p_batch_id, false, results);
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_enqueue_for_orchestrator(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, m_instance text[], m_delay_ms bigint[], m_visible_ms bigint[], m_kind smallint[], m_payload bytea[]) RETURNS bigint[]
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
     AS $$
 DECLARE
     v_now     timestamptz := clock_timestamp();
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, cardinality(m_instance));
 BEGIN
     IF v_results IS NOT NULL THEN
         RETURN v_results;
@@ -664,16 +688,21 @@ BEGIN
          AS m(instance_id, delay_ms, visible_ms, kind, payload, n)
     ORDER BY m.n;
     v_results := array_fill(0::bigint, ARRAY[cardinality(m_instance)]);
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_enqueue_for_worker(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, w_instance text[], w_execution bigint[], w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[]) RETURNS bigint[]
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
     AS $$
 DECLARE
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, cardinality(w_instance));
 BEGIN
     IF v_results IS NOT NULL THEN
         RETURN v_results;
@@ -682,8 +711,348 @@ BEGIN
     PERFORM sf_insert_work(clock_timestamp(), v_results, '{}',
                            ARRAY(SELECT n::integer FROM generate_series(1, cardinality(w_instance)) AS g(n)),
                            w_instance, w_execution, w_activity, w_tag, w_session, w_payload);
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, p_sweep, v_results);
+    PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_export_rows(p_part smallint, p_1 bigint, p_2 bigint, p_3 bigint, p_key bytea, p_max_rows integer, p_max_bytes bigint) RETURNS TABLE(instance_id text, n1 bigint, n2 bigint, n3 bigint, n4 bigint, n5 bigint, n6 bigint, b1 bytea, b2 bytea, b3 bytea, b4 bytea, b5 bytea, c1 bigint, c2 bigint, c3 bigint, ckey bytea)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    c       refcursor;
+    v_rows  integer := 0;
+    v_bytes bigint := 0;
+BEGIN
+    IF p_part = 1 THEN
+        -- Rows that only hang messages on an id are no instances.
+        OPEN c FOR SELECT i.instance_id, i.execution_id, i.replay_version, i.custom_status_version,
+            floor(extract(epoch FROM i.created_at) * 1000)::bigint, floor(extract(epoch FROM i.updated_at) * 1000)::bigint,
+            i.instance_key, i.orchestration_name, i.orchestration_version, convert_to(i.status, 'UTF8'), i.custom_status,
+            convert_to(i.parent_instance_id, 'UTF8'), i.instance_key, 0::bigint, 0::bigint, ''::bytea
+        FROM sf_instance i WHERE i.instance_key > p_1 AND (i.orchestration_name IS NOT NULL
+            OR EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key))
+        ORDER BY i.instance_key LIMIT p_max_rows;
+    ELSIF p_part = 2 THEN
+        OPEN c FOR SELECT i.instance_id, x.execution_id, x.replay_version,
+            floor(extract(epoch FROM x.started_at) * 1000)::bigint, floor(extract(epoch FROM x.completed_at) * 1000)::bigint,
+            NULL::bigint, NULL::bigint, convert_to(x.status, 'UTF8'), x.output, NULL::bytea, NULL::bytea, NULL::bytea,
+            x.instance_key, x.execution_id, 0::bigint, ''::bytea
+        FROM sf_execution x JOIN sf_instance i USING (instance_key)
+        WHERE (x.instance_key, x.execution_id) > (p_1, p_2) ORDER BY x.instance_key, x.execution_id LIMIT p_max_rows;
+    ELSIF p_part = 3 THEN
+        OPEN c FOR SELECT i.instance_id, e.execution_id, e.event_id, e.kind::bigint, NULL::bigint, NULL::bigint, NULL::bigint,
+            e.payload, NULL::bytea, NULL::bytea, NULL::bytea, NULL::bytea,
+            e.instance_key, e.execution_id, e.event_id, ''::bytea
+        FROM sf_event e JOIN sf_instance i USING (instance_key)
+        WHERE (e.instance_key, e.execution_id, e.event_id) > (p_1, p_2, p_3)
+        ORDER BY e.instance_key, e.execution_id, e.event_id LIMIT p_max_rows;
+    ELSIF p_part = 4 THEN
+        OPEN c FOR SELECT i.instance_id, floor(extract(epoch FROM m.visible_at) * 1000)::bigint, m.attempt_count::bigint,
+            m.kind::bigint, NULL::bigint, NULL::bigint, m.message_id, m.payload, NULL::bytea, NULL::bytea, NULL::bytea,
+            NULL::bytea, m.instance_key, m.message_id, 0::bigint, ''::bytea
+        FROM sf_message m JOIN sf_instance i USING (instance_key)
+        WHERE (m.instance_key, m.message_id) > (p_1, p_2) ORDER BY m.instance_key, m.message_id LIMIT p_max_rows;
+    ELSIF p_part = 5 THEN
+        -- Messages that no claim has routed yet: nobody has tried them.
+        OPEN c FOR SELECT x.instance_id, floor(extract(epoch FROM x.visible_at) * 1000)::bigint, 0::bigint, x.kind::bigint,
+            NULL::bigint, NULL::bigint, x.message_id, x.payload, NULL::bytea, NULL::bytea, NULL::bytea, NULL::bytea,
+            (extract(epoch FROM x.visible_at) * 1000000)::bigint, x.message_id, 0::bigint, ''::bytea
+        FROM sf_inbox x
+        WHERE (x.visible_at, x.message_id) > (CASE WHEN p_2 < 0 THEN '-infinity'
+                                              ELSE timestamptz 'epoch' + p_1 * interval '1 microsecond' END, p_2)
+        ORDER BY x.visible_at, x.message_id LIMIT p_max_rows;
+    ELSIF p_part = 6 THEN
+        OPEN c FOR SELECT i.instance_id, w.execution_id, w.activity_id,
+            floor(extract(epoch FROM w.available_at) * 1000)::bigint, w.attempt_count::bigint, NULL::bigint, w.work_id,
+            w.tag, w.session_key, w.payload, NULL::bytea, NULL::bytea, w.instance_key, w.work_id, 0::bigint, ''::bytea
+        FROM sf_work w JOIN sf_instance i USING (instance_key)
+        WHERE (w.instance_key, w.work_id) > (p_1, p_2) ORDER BY w.instance_key, w.work_id LIMIT p_max_rows;
+    ELSIF p_part = 7 THEN
+        OPEN c FOR SELECT NULL::text, floor(extract(epoch FROM s.last_activity_at) * 1000)::bigint, NULL::bigint,
+            NULL::bigint, NULL::bigint, NULL::bigint, NULL::bigint, s.session_key, NULL::bytea, NULL::bytea, NULL::bytea,
+            NULL::bytea, 0::bigint, 0::bigint, 0::bigint, s.session_key
+        FROM sf_session s WHERE s.session_key > p_key ORDER BY s.session_key LIMIT p_max_rows;
+    ELSIF p_part = 8 THEN
+        OPEN c FOR SELECT i.instance_id, v.base_at_ms, v.changed::integer::bigint, v.delta_at_ms, NULL::bigint, NULL::bigint,
+            NULL::bigint, v.key, v.base_value, v.delta_value, NULL::bytea, NULL::bytea,
+            v.instance_key, 0::bigint, 0::bigint, v.key_id
+        FROM sf_kv v JOIN sf_instance i USING (instance_key)
+        WHERE (v.instance_key, v.key_id) > (p_1, p_key) ORDER BY v.instance_key, v.key_id LIMIT p_max_rows;
+    ELSE
+        OPEN c FOR SELECT q.instance_id, q.execution_id, q.activity_id,
+            floor(extract(epoch FROM q.quarantined_at) * 1000)::bigint, NULL::bigint, NULL::bigint, q.quarantine_id,
+            convert_to(q.queue, 'UTF8'), convert_to(q.error, 'UTF8'), q.payload, NULL::bytea, NULL::bytea,
+            q.quarantine_id, 0::bigint, 0::bigint, ''::bytea
+        FROM sf_quarantine q WHERE q.quarantine_id > p_1 ORDER BY q.quarantine_id LIMIT p_max_rows;
+    END IF;
+    LOOP
+        FETCH c INTO instance_id, n1, n2, n3, n4, n5, n6, b1, b2, b3, b4, b5, c1, c2, c3, ckey;
+        EXIT WHEN NOT FOUND;
+        RETURN NEXT;
+        v_rows := v_rows + 1;
+        v_bytes := v_bytes + coalesce(octet_length(b1), 0) + coalesce(octet_length(b2), 0) + coalesce(octet_length(b3), 0)
+                   + coalesce(octet_length(b4), 0) + coalesce(octet_length(b5), 0);
+        EXIT WHEN v_rows >= p_max_rows OR v_bytes >= p_max_bytes;
+    END LOOP;
+    CLOSE c;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_feed_append(p_at timestamp with time zone, p_results bigint[], o_key bigint[], o_execution bigint[], e_op integer[], e_event bigint[], e_kind smallint[]) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_rows sf_feed_pending_0[];
+BEGIN
+    v_rows := ARRAY(
+        SELECT ROW(nextval('sf_feed_pending_id'), pg_current_xact_id(), floor(random() * 9e15)::bigint, p_at,
+                   i.instance_key, i.instance_id, coalesce(o_execution[f.op], i.execution_id), i.orchestration_name,
+                   f.event_ids, f.kinds)::sf_feed_pending_0
+        FROM (SELECT e.op, array_agg(e.event_id ORDER BY e.n) AS event_ids, array_agg(e.kind ORDER BY e.n) AS kinds
+              FROM unnest(e_op, e_event, e_kind) WITH ORDINALITY AS e(op, event_id, kind, n)
+              WHERE e.kind <> 0 AND coalesce(p_results[e.op], 0) = 0 GROUP BY e.op) f
+        JOIN sf_instance i ON i.instance_key = o_key[f.op]);
+    IF cardinality(v_rows) = 0 THEN
+        RETURN;
+    END IF;
+    -- Only the table that is written to is locked, so that the other can be truncated.
+    IF (SELECT h.filling FROM sf_feed_head h) = 0 THEN
+        INSERT INTO sf_feed_pending_0 SELECT (unnest(v_rows)).*;
+    ELSE
+        INSERT INTO sf_feed_pending_1 SELECT (unnest(v_rows)).*;
+    END IF;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_feed_assign(p_limit integer, p_rotate_bytes bigint, OUT moved bigint, OUT more boolean) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET enable_hashjoin TO 'on'
+    SET enable_seqscan TO 'on'
+    AS $$
+DECLARE
+    v_limit integer := greatest(p_limit, 1);
+BEGIN
+    moved := 0;
+    more := false;
+    -- In a statement of its own: the next one takes its snapshot when whoever held the lock has committed.
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('steadfast feed ' || current_schema(), 0)) THEN
+        RETURN;
+    END IF;
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'sf_feed_assign needs READ COMMITTED' USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    PERFORM sf_feed_rotate(p_rotate_bytes);
+    LOOP
+        WITH pending AS (
+            SELECT a.pending_id, a.transaction_id FROM sf_feed_pending_0 a
+            UNION ALL SELECT b.pending_id, b.transaction_id FROM sf_feed_pending_1 b),
+        bound AS MATERIALIZED (
+            SELECT (SELECT p.pending_id FROM pending p ORDER BY p.pending_id OFFSET v_limit LIMIT 1) AS pending_id),
+        -- A transaction that ends behind the bound waits as a whole.
+        later AS MATERIALIZED (
+            SELECT DISTINCT p.transaction_id FROM pending p WHERE p.pending_id >= (SELECT b.pending_id FROM bound b)),
+        taken_0 AS (
+            DELETE FROM sf_feed_pending_0 a
+            WHERE (SELECT b.pending_id FROM bound b) IS NULL OR (a.pending_id < (SELECT b.pending_id FROM bound b)
+                AND a.transaction_id NOT IN (SELECT l.transaction_id FROM later l)) RETURNING a.*),
+        taken_1 AS (
+            DELETE FROM sf_feed_pending_1 a
+            WHERE (SELECT b.pending_id FROM bound b) IS NULL OR (a.pending_id < (SELECT b.pending_id FROM bound b)
+                AND a.transaction_id NOT IN (SELECT l.transaction_id FROM later l)) RETURNING a.*),
+        taken AS (
+            SELECT t.*, max(t.pending_id) OVER (PARTITION BY t.transaction_id) AS last_id
+            FROM (SELECT * FROM taken_0 UNION ALL SELECT * FROM taken_1) t),
+        placed AS (
+            INSERT INTO sf_feed (last_sequence, mark, at, instance_key, instance_id, execution_id, orchestration_name,
+                                 event_ids, kinds)
+            SELECT (SELECT coalesce((SELECT f.last_sequence FROM sf_feed f ORDER BY f.last_sequence DESC LIMIT 1),
+                                    h.first_sequence - 1) FROM sf_feed_head h)
+                   + sum(cardinality(t.kinds)) OVER (ORDER BY t.last_id, t.pending_id),
+                   t.mark, t.at, t.instance_key, t.instance_id, t.execution_id, t.orchestration_name,
+                   t.event_ids, t.kinds
+            FROM taken t RETURNING 1)
+        SELECT count(*), (SELECT b.pending_id IS NOT NULL FROM bound b) INTO moved, more FROM placed;
+        -- A transaction larger than the bound: wider.
+        EXIT WHEN moved > 0 OR NOT more;
+        v_limit := v_limit * 2;
+    END LOOP;
+    -- Readers must not disagree after a crash: not before it is on disk, whatever this server's default.
+    IF moved > 0 AND current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'local', true);
+    END IF;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_feed_commit(p_name text, p_epoch uuid, p_sequence bigint, p_mark bigint) RETURNS bigint
+    LANGUAGE sql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+    INSERT INTO sf_feed_cursor AS c (name, epoch, sequence, mark) VALUES (p_name, p_epoch, p_sequence, p_mark)
+    ON CONFLICT (name) DO UPDATE SET
+        epoch = excluded.epoch,
+        sequence = CASE WHEN c.epoch = excluded.epoch THEN greatest(c.sequence, excluded.sequence)
+                        ELSE excluded.sequence END,
+        mark = CASE WHEN c.epoch = excluded.epoch AND c.sequence > excluded.sequence THEN c.mark ELSE excluded.mark END,
+        lost = c.lost AND c.epoch = excluded.epoch AND c.sequence >= excluded.sequence,
+        committed_at = clock_timestamp()
+    RETURNING sequence
+$$;
+
+CREATE FUNCTION steadfast_golden.sf_feed_new_epoch() RETURNS uuid
+    LANGUAGE sql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+    UPDATE sf_feed_head SET epoch = gen_random_uuid() RETURNING epoch
+$$;
+
+CREATE FUNCTION steadfast_golden.sf_feed_note(p_keys bigint[], p_executions bigint[], p_kind smallint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_keys       bigint[];
+    v_executions bigint[];
+BEGIN
+    SELECT array_agg(k.key), array_agg(k.execution_id) INTO v_keys, v_executions FROM (
+        SELECT u.key, max(u.execution_id) AS execution_id
+        FROM unnest(p_keys, p_executions) AS u(key, execution_id)
+        JOIN sf_instance i ON i.instance_key = u.key AND i.orchestration_name IS NOT NULL
+        GROUP BY u.key) k;
+    IF v_keys IS NOT NULL THEN
+        PERFORM sf_feed_append(clock_timestamp(), NULL, v_keys, v_executions,
+                               ARRAY(SELECT generate_series(1, cardinality(v_keys))),
+                               array_fill(0::bigint, ARRAY[cardinality(v_keys)]),
+                               array_fill(p_kind, ARRAY[cardinality(v_keys)]));
+    END IF;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_feed_read(p_after bigint, p_limit integer, p_instances text[], p_prefix text, p_names bytea[], p_kinds smallint[], p_payload boolean) RETURNS TABLE(epoch uuid, first_sequence bigint, head bigint, pending boolean, standby boolean, mark_after bigint, upto bigint, mark_upto bigint, from_sequence bigint, events bigint, last_sequence bigint, mark bigint, at_ms bigint, instance_id text, execution_id bigint, orchestration_name bytea, event_ids bigint[], kinds smallint[], payloads bytea[])
+    LANGUAGE sql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+    WITH h AS MATERIALIZED (
+        SELECT h.epoch, h.first_sequence, h.trimmed_mark, coalesce(
+                   (SELECT f.last_sequence FROM sf_feed f ORDER BY f.last_sequence DESC LIMIT 1),
+                   h.first_sequence - 1) AS head
+        FROM sf_feed_head h),
+    scanned AS MATERIALIZED (
+        SELECT f.* FROM sf_feed f WHERE f.last_sequence > greatest(p_after, (SELECT h.first_sequence - 1 FROM h))
+        ORDER BY f.last_sequence LIMIT p_limit),
+    stretch AS MATERIALIZED (
+        SELECT least(max(s.last_sequence), p_after + p_limit) AS upto, sum(cardinality(s.kinds)) AS events,
+               min(s.last_sequence - cardinality(s.kinds) + 1) AS from_sequence FROM scanned s),
+    matching AS (
+        SELECT s.* FROM scanned s
+        WHERE (p_instances IS NULL OR s.instance_id = ANY (p_instances))
+          AND (p_prefix IS NULL OR starts_with(s.instance_id, p_prefix))
+          AND (p_names IS NULL OR s.orchestration_name = ANY (p_names))
+          AND (p_kinds IS NULL OR s.kinds && p_kinds)
+          AND s.last_sequence - cardinality(s.kinds) < (SELECT t.upto FROM stretch t))
+    SELECT h.epoch, h.first_sequence, h.head,
+           EXISTS (SELECT FROM sf_feed_pending_0) OR EXISTS (SELECT FROM sf_feed_pending_1), pg_is_in_recovery(),
+           CASE WHEN p_after = h.first_sequence - 1 THEN h.trimmed_mark
+                ELSE (SELECT f.mark FROM sf_feed f WHERE f.last_sequence >= p_after
+                      ORDER BY f.last_sequence LIMIT 1) END,
+           t.upto, (SELECT s.mark FROM scanned s WHERE s.last_sequence >= t.upto ORDER BY s.last_sequence LIMIT 1),
+           t.from_sequence, t.events::bigint, m.last_sequence, m.mark, (extract(epoch FROM m.at) * 1000)::bigint,
+           m.instance_id, m.execution_id, m.orchestration_name, m.event_ids, m.kinds,
+           CASE WHEN p_payload AND m.last_sequence IS NOT NULL THEN ARRAY(
+               SELECT e.payload FROM unnest(m.event_ids) WITH ORDINALITY AS u(id, n)
+               LEFT JOIN sf_event e ON e.instance_key = m.instance_key AND e.execution_id = m.execution_id
+                                   AND e.event_id = u.id
+               ORDER BY u.n) END
+    FROM h CROSS JOIN stretch t LEFT JOIN matching m ON true
+    ORDER BY m.last_sequence
+$$;
+
+CREATE FUNCTION steadfast_golden.sf_feed_report(p_name text) RETURNS TABLE(epoch uuid, first_sequence bigint, head bigint, pending bigint, name text, cursor_epoch uuid, sequence bigint, mark bigint, lost boolean, committed_at_ms bigint)
+    LANGUAGE sql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+    SELECT h.epoch, h.first_sequence,
+           coalesce((SELECT f.last_sequence FROM sf_feed f ORDER BY f.last_sequence DESC LIMIT 1), h.first_sequence - 1),
+           (SELECT count(*) FROM sf_feed_pending_0) + (SELECT count(*) FROM sf_feed_pending_1),
+           c.name, c.epoch, c.sequence, c.mark, c.lost, (extract(epoch FROM c.committed_at) * 1000)::bigint
+    FROM sf_feed_head h LEFT JOIN sf_feed_cursor c ON p_name IS NULL OR c.name = p_name ORDER BY c.name
+$$;
+
+CREATE FUNCTION steadfast_golden.sf_feed_rotate(p_bytes bigint) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    v_filling smallint := (SELECT h.filling FROM sf_feed_head h);
+    v_other   smallint := 1 - v_filling;
+    v_side    smallint;
+    v_table   text;
+    v_empty   boolean;
+BEGIN
+    IF pg_relation_size('sf_feed_pending_' || v_filling) > p_bytes
+       AND pg_relation_size('sf_feed_pending_' || v_other) = 0 THEN
+        UPDATE sf_feed_head SET filling = v_other;
+        RETURN;
+    END IF;
+    -- The other one first. The one in use only when it has grown: somebody may keep the other locked (a prepared
+    -- transaction), and there is no end to that.
+    FOREACH v_side IN ARRAY ARRAY[v_other, v_filling] LOOP
+        v_table := 'sf_feed_pending_' || v_side;
+        CONTINUE WHEN pg_relation_size(v_table) <= CASE v_side WHEN v_other THEN 0 ELSE p_bytes END;
+        BEGIN
+            EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE NOWAIT', v_table);
+            -- After the lock, in a snapshot of its own: no writer has rows there that are not seen.
+            EXECUTE format('SELECT NOT EXISTS (SELECT FROM %I)', v_table) INTO v_empty;
+            IF v_empty THEN
+                EXECUTE format('TRUNCATE %I', v_table);
+            ELSE
+                -- Given back at once: writers would wait until everything is moved.
+                RAISE lock_not_available;
+            END IF;
+        EXCEPTION WHEN lock_not_available THEN
+            NULL;
+        END;
+    END LOOP;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_feed_trim(p_older_ms bigint, p_keep bigint, p_hold bigint, p_limit integer) RETURNS bigint
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_first bigint;
+    v_last  bigint;
+    v_held  bigint;
+    v_upto  bigint;
+    v_mark  bigint;
+    v_count bigint;
+    v_old   timestamptz := clock_timestamp() - p_older_ms * interval '1 millisecond';
+BEGIN
+    SELECT h.first_sequence INTO v_first FROM sf_feed_head h FOR NO KEY UPDATE;
+    v_last := coalesce((SELECT f.last_sequence FROM sf_feed f ORDER BY f.last_sequence DESC LIMIT 1), v_first - 1);
+    v_held := (SELECT min(c.sequence) FROM sf_feed_cursor c, sf_feed_head h WHERE NOT c.lost AND c.epoch = h.epoch);
+    v_held := greatest(v_held, CASE WHEN v_held IS NOT NULL THEN v_last - p_hold END);
+    -- The first row that has to stay ends the stretch.
+    SELECT s.last_sequence, s.mark INTO v_upto, v_mark FROM (
+        SELECT f.last_sequence, f.mark, bool_and(
+                   (v_held IS NULL OR f.last_sequence <= v_held)
+                   AND (coalesce(f.at < v_old, false) OR coalesce(f.last_sequence <= v_last - p_keep, false)))
+                   OVER (ORDER BY f.last_sequence) AS goes
+        FROM (SELECT * FROM sf_feed x WHERE x.last_sequence >= v_first ORDER BY x.last_sequence LIMIT p_limit) f) s
+    WHERE s.goes ORDER BY s.last_sequence DESC LIMIT 1;
+    IF v_upto IS NULL THEN
+        RETURN 0;
+    END IF;
+    DELETE FROM sf_feed f WHERE f.last_sequence >= v_first AND f.last_sequence <= v_upto;
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    UPDATE sf_feed_head SET first_sequence = v_upto + 1, trimmed_mark = v_mark;
+    UPDATE sf_feed_cursor c SET lost = true WHERE c.sequence < v_upto AND NOT c.lost;
+    RETURN v_count;
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_fetch_orchestration_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_min_version bigint, p_max_version bigint, p_owner bigint, p_evicted bigint[], p_max_messages integer, p_max_bytes bigint) RETURNS TABLE(instance_key bigint, instance_id text, orchestration_name bytea, orchestration_version bytea, execution_id bigint, history_revision bigint, last_event_id bigint, cached boolean, attempt_count integer, message_ids bigint[], messages bytea[], events bytea[], kv_keys bytea[], kv_values bytea[], kv_at_ms bigint[], next_due_ms bigint, busy boolean, dropped bigint)
@@ -701,10 +1070,11 @@ DECLARE
     v_until    timestamptz := v_now + p_lease_ms * interval '1 millisecond';
     v_keys     bigint[] := '{}';   -- claimed by this call
     v_locked   bigint[];
+    v_lanes    bigint[];           -- with something due
     v_due      bigint[];
     v_ids      text[];
     v_new      text[];
-    v_page     integer := 64 + 8 * p_limit;
+    v_page     integer := 8 + 6 * p_limit;   -- small at first: mostly the head serves everybody
     v_rows     bigint := 0;        -- rows of the page that were looked at
     v_want     integer;
     v_at       timestamptz := '-infinity';
@@ -714,6 +1084,7 @@ DECLARE
     v_wide     integer := 0;
     v_except   text[] := '{}';
     v_crowded  boolean := false;
+    v_again    boolean := false;   -- some of them had a scheduling row, and perhaps routed messages
     v_busy     boolean := false;
     v_held     boolean;            -- some of the head are held elsewhere
     v_closed   boolean;
@@ -721,7 +1092,9 @@ DECLARE
     v_parked   bigint := 0;
     v_next_ms  bigint;
 BEGIN
-    v_closed := sf_batch_results(p_batch_id) IS NOT NULL;
+    -- A retry waits for an original that is still running.
+    v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0)) IS NULL;
+    v_closed := EXISTS (SELECT FROM sf_batch b WHERE b.batch_id = p_batch_id);
     IF v_closed AND NOT p_retry THEN
         RETURN;                    -- a retry has closed this call before it began
     END IF;
@@ -729,21 +1102,23 @@ BEGIN
         v_keys := ARRAY(SELECT t.instance_key FROM sf_turn t
                         WHERE t.lane >= 0 AND t.available_at > v_now AND t.claim = p_claim);
         IF NOT v_closed THEN
-            PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, v_keys);
+            PERFORM sf_batch_open(p_batch_id, greatest(2 * p_lease_ms, 120000), 0);
         END IF;
     ELSE
         -- 1. Scheduling rows that are due: leases that ended, delays that passed, routed backlog.
         -- Where some of the head are held elsewhere, a second and wider look passes over them.
         FOR v_look IN 0..1 LOOP
+            v_lanes := ARRAY(
+                SELECT l.lane FROM sf_turn_lanes() l WHERE l.head_at <= v_now
+                   AND (l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version));
+            EXIT WHEN cardinality(v_lanes) = 0;
             v_want := p_limit - cardinality(v_keys);
             v_due := ARRAY(
-                SELECT c.instance_key FROM sf_turn_lanes() l CROSS JOIN LATERAL (
+                SELECT c.instance_key FROM unnest(v_lanes) AS l(lane) CROSS JOIN LATERAL (
                     SELECT t.instance_key, t.available_at FROM sf_turn t
                     WHERE t.lane = l.lane AND t.available_at <= v_now
                     ORDER BY t.available_at LIMIT v_want + 64 * v_look) c
-                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
                 ORDER BY c.available_at LIMIT v_want + 64 * v_look);
-            EXIT WHEN cardinality(v_due) = 0;
             v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (v_due)
                               ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
             v_held := cardinality(v_locked) < cardinality(v_due);
@@ -756,6 +1131,7 @@ BEGIN
                 WHERE t.instance_key = ANY (v_locked) AND t.available_at <= v_now AND t.lane >= 0
                 RETURNING t.instance_key)
             SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
+            v_again := cardinality(v_keys) > 0;
             v_busy := v_busy OR v_held;
             EXIT WHEN NOT v_held OR cardinality(v_keys) >= p_limit;
         END LOOP;
@@ -804,21 +1180,24 @@ BEGIN
                    SET lane = excluded.lane, available_at = excluded.available_at, claim = excluded.claim,
                        leased_at = excluded.leased_at, lease_ms = excluded.lease_ms
                  WHERE t.claim IS NULL OR t.available_at <= v_now
-                RETURNING t.instance_key)
-            SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
+                -- A row that this call has inserted has never been locked or updated.
+                RETURNING t.instance_key, t.xmax <> 0 AS had_row)
+            SELECT v_keys || coalesce(array_agg(c.instance_key), '{}'), v_again OR coalesce(bool_or(c.had_row), false)
+              INTO v_keys, v_again FROM claimed c;
             v_busy := v_busy OR v_held;
             EXIT WHEN cardinality(v_keys) >= p_limit;
             IF v_held THEN
                 v_wide := 64;
             ELSE
                 EXIT WHEN v_rows < v_page;
-                v_crowded := true;
+                v_crowded := v_page >= 64 + 8 * p_limit;
+                v_page := 64 + 8 * p_limit;
                 v_at := v_next_at;
                 v_id := v_next_id;
             END IF;
         END LOOP;
         IF cardinality(v_keys) > 0 THEN
-            v_keys := sf_route_claimed(v_keys, p_claim, v_now, p_max_messages, p_max_bytes);
+            v_keys := sf_route_claimed(v_keys, v_again, p_claim, v_now, p_max_messages, p_max_bytes);
         END IF;
         IF v_crowded THEN
             -- A whole page did not serve this caller: move what nobody of his kind can take out of everybody's way,
@@ -826,20 +1205,15 @@ BEGIN
             v_parked := sf_inbox_park(v_now, greatest(v_page, 4096), p_min_version, p_max_version);
             v_busy := v_busy OR v_parked > 0;
         END IF;
-        -- Scheduled by somebody else since step 1, or held by him: worth another look.
         IF cardinality(v_keys) < p_limit AND NOT v_busy THEN
-            v_busy := EXISTS (SELECT FROM sf_turn_lanes() l CROSS JOIN LATERAL (
-                SELECT FROM sf_turn t WHERE t.lane = l.lane AND t.available_at <= v_now LIMIT 1) c
-                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version);
-        END IF;
-        IF cardinality(v_keys) < p_limit AND NOT v_busy THEN
-            v_next_ms := (SELECT ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)::bigint FROM (
-                (SELECT x.visible_at AS at FROM sf_inbox x WHERE x.visible_at > v_now ORDER BY x.visible_at LIMIT 1)
+            -- Due already: scheduled by somebody else since step 1, or held by him. Worth another look.
+            SELECT coalesce(min(d.at) <= v_now, false), ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)
+              INTO v_busy, v_next_ms FROM (
+                SELECT l.head_at AS at FROM sf_turn_lanes() l
+                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
                 UNION ALL
-                SELECT c.available_at FROM sf_turn_lanes() l CROSS JOIN LATERAL (
-                    SELECT t.available_at FROM sf_turn t WHERE t.lane = l.lane AND t.available_at > v_now
-                    ORDER BY t.available_at LIMIT 1) c
-                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version) d);
+                (SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at > v_now ORDER BY x.visible_at LIMIT 1)) d;
+            v_next_ms := CASE WHEN NOT v_busy THEN v_next_ms END;
         END IF;
     END IF;
 
@@ -853,7 +1227,7 @@ BEGIN
     FROM sf_claimed_turns(v_keys, p_claim, p_owner, p_evicted, 4 * p_max_bytes) c;
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_fetch_work_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[], p_owners bytea[], p_session_lease_ms bigint) RETURNS TABLE(instance_key bigint, work_id bigint, instance_id text, execution_id bigint, activity_id bigint, attempt_count integer, owner bytea, in_session boolean, payload bytea, next_due_ms bigint, busy boolean)
+CREATE FUNCTION steadfast_golden.sf_fetch_work_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[], p_owners bytea[], p_session_lease_ms bigint, p_cache_owner bigint) RETURNS TABLE(instance_key bigint, work_id bigint, instance_id text, execution_id bigint, activity_id bigint, attempt_count integer, owner bytea, in_session boolean, payload bytea, cached boolean, next_due_ms bigint, busy boolean)
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -876,7 +1250,9 @@ DECLARE
     v_next   bigint;
     v_found  integer := 0;
 BEGIN
-    v_closed := sf_batch_results(p_batch_id) IS NOT NULL;
+    -- A retry waits for an original that is still running.
+    v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0)) IS NULL;
+    v_closed := EXISTS (SELECT FROM sf_batch b WHERE b.batch_id = p_batch_id);
     IF v_closed AND NOT p_retry THEN
         RETURN;
     END IF;
@@ -886,7 +1262,7 @@ BEGIN
     IF p_retry THEN
         RETURN QUERY
         SELECT w.instance_key, w.work_id, i.instance_id, w.execution_id, w.activity_id, w.attempt_count,
-               s.owner, w.session_key IS NOT NULL, w.payload, NULL::bigint, false
+               s.owner, w.session_key IS NOT NULL, w.payload, false, NULL::bigint, false
         -- OFFSET 0: tags and sessions come first, whatever the planner thinks.
         FROM (SELECT a.* FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
                   SELECT q.* FROM sf_work q WHERE q.session_key IS NULL AND q.tag = t.tag AND q.available_at > v_now
@@ -900,7 +1276,7 @@ BEGIN
         LEFT JOIN sf_session s ON s.session_key = w.session_key
         WHERE w.claim = p_claim;
         IF NOT v_closed THEN
-            PERFORM sf_batch_store(p_batch_id, greatest(2 * p_lease_ms, 120000), false, '{}');
+            PERFORM sf_batch_open(p_batch_id, greatest(2 * p_lease_ms, 120000), 0);
         END IF;
         RETURN;
     END IF;
@@ -932,27 +1308,24 @@ BEGIN
             RETURNING w.instance_key, w.work_id, w.execution_id, w.activity_id, w.attempt_count, c.owner,
                       w.session_key, w.payload)
         SELECT c.instance_key, c.work_id, i.instance_id, c.execution_id, c.activity_id, c.attempt_count, c.owner,
-               c.session_key IS NOT NULL, c.payload, NULL::bigint, v_busy
+               c.session_key IS NOT NULL, c.payload, coalesce(i.cache_owner = p_cache_owner, false), NULL::bigint, v_busy
         FROM claimed c JOIN sf_instance i ON i.instance_key = c.instance_key ORDER BY c.work_id;
         GET DIAGNOSTICS v_found = ROW_COUNT;
     END IF;
-    -- Due, and locked by a call that may take something else, or be rolled back: worth another look.
     IF v_found < p_limit AND NOT v_busy THEN
-        v_busy := EXISTS (SELECT FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
-            SELECT FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at <= v_now LIMIT 1) n);
-    END IF;
-    IF v_found < p_limit AND NOT v_busy THEN
-        v_next := (SELECT ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)::bigint FROM (
+        -- Due, and locked by a call that may take something else, or be rolled back: worth another look.
+        SELECT coalesce(min(d.at) <= v_now, false), ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)
+          INTO v_busy, v_next FROM (
             SELECT n.available_at AS at FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
-                SELECT w.available_at FROM sf_work w
-                WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at > v_now
+                SELECT w.available_at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
                 ORDER BY w.available_at LIMIT 1) n
             UNION ALL
-            SELECT s.at FROM sf_session_next_due(v_now, p_tags, p_owners) AS s(at)) d);
+            SELECT s.at FROM sf_session_next_due(v_now, p_tags, p_owners) AS s(at)) d;
+        v_next := CASE WHEN NOT v_busy THEN v_next END;
     END IF;
     IF v_found < p_limit THEN
         RETURN QUERY SELECT NULL::bigint, NULL::bigint, NULL::text, NULL::bigint, NULL::bigint, NULL::integer,
-            NULL::bytea, NULL::boolean, NULL::bytea, v_next, v_busy;
+            NULL::bytea, NULL::boolean, NULL::bytea, NULL::boolean, v_next, v_busy;
     END IF;
 END $$;
 
@@ -1032,16 +1405,38 @@ END $$;
 
 CREATE FUNCTION steadfast_golden.sf_inbox_head(p_now timestamp with time zone, p_page integer, p_want integer, p_min_version bigint, p_max_version bigint, p_after_at timestamp with time zone, p_after_id bigint, p_except text[], OUT rows_seen bigint, OUT last_at timestamp with time zone, OUT last_id bigint, OUT ready text[], OUT ready_new text[], OUT dropped bigint) RETURNS record
     LANGUAGE plpgsql
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
 DECLARE
     v_orphans text[];
+    v_unsure  boolean;
 BEGIN
+    -- Mostly everybody at the head has a name, or his start is there too.
+    WITH heads AS (
+        SELECT p.instance_id, min(p.visible_at) AS visible_at, min(p.message_id) AS message_id, count(*) AS n,
+               bool_or(p.kind IN (1, 2)) AS starts
+        FROM (SELECT x.instance_id, x.visible_at, x.message_id, x.kind FROM sf_inbox x
+              WHERE x.visible_at <= p_now AND (x.visible_at, x.message_id) > (p_after_at, p_after_id)
+              ORDER BY x.visible_at, x.message_id LIMIT p_page) p
+        GROUP BY p.instance_id
+    ), judged AS (
+        SELECT h.*, i.instance_key IS NULL AS is_new,
+               (t.claim IS NOT NULL AND t.available_at > p_now) IS NOT TRUE
+               AND (i.replay_version NOT BETWEEN p_min_version AND p_max_version) IS NOT TRUE
+               AND NOT h.instance_id = ANY (p_except) AS free,
+               i.orchestration_name IS NULL AND NOT h.starts AS unsure
+        FROM heads h
+        LEFT JOIN sf_instance i ON i.instance_id = h.instance_id
+        LEFT JOIN sf_turn t ON t.instance_key = i.instance_key)
+    SELECT coalesce(sum(j.n), 0), coalesce(bool_or(j.unsure), false),
+           coalesce((array_agg(j.instance_id ORDER BY j.visible_at, j.message_id) FILTER (WHERE j.free))[:p_want], '{}'),
+           coalesce(array_agg(j.instance_id) FILTER (WHERE j.free AND j.is_new), '{}')
+      INTO rows_seen, v_unsure, ready, ready_new FROM judged j;
+    dropped := 0;
+    -- A full page that does not serve everybody, or somebody who may have no start: every one is looked at.
+    IF NOT v_unsure AND (rows_seen < p_page OR cardinality(ready) >= p_want) THEN
+        ready_new := ARRAY(SELECT u.id FROM unnest(ready_new) AS u(id) WHERE u.id = ANY (ready));
+        RETURN;
+    END IF;
     WITH page AS MATERIALIZED (
         SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x
         WHERE x.visible_at <= p_now AND (x.visible_at, x.message_id) > (p_after_at, p_after_id)
@@ -1078,7 +1473,6 @@ BEGIN
            (SELECT coalesce(array_agg(c.instance_id), '{}') FROM chosen c WHERE c.is_new),
            (SELECT array_agg(j.instance_id) FROM judged j WHERE NOT j.known AND NOT j.leased)
       INTO rows_seen, last_at, last_id, ready, ready_new, v_orphans;
-    dropped := 0;
     IF v_orphans IS NOT NULL THEN
         -- Known again in this statement's own snapshot: a start that has arrived since keeps its messages.
         WITH doomed AS MATERIALIZED (
@@ -1103,12 +1497,6 @@ END $$;
 
 CREATE FUNCTION steadfast_golden.sf_inbox_park(p_now timestamp with time zone, p_page integer, p_min_version bigint, p_max_version bigint) RETURNS bigint
     LANGUAGE plpgsql
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
 DECLARE
     v_ids    text[];
@@ -1177,24 +1565,18 @@ END $$;
 
 CREATE FUNCTION steadfast_golden.sf_insert_work(p_now timestamp with time zone, p_results bigint[], o_key bigint[], w_op integer[], w_instance text[], w_execution bigint[], w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[]) RETURNS void
     LANGUAGE plpgsql
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
 DECLARE
     v_keys     bigint[];
     v_sessions bytea[];
 BEGIN
-    -- Activities of an instance that has no row yet (only tests and tools queue those) hang on a new one.
-    INSERT INTO sf_instance (instance_id)
-    SELECT DISTINCT w.instance_id FROM unnest(w_op, w_instance) AS w(op, instance_id)
-    WHERE w.instance_id IS NOT NULL AND p_results[w.op] = 0
-      AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = w.instance_id)
-    ORDER BY w.instance_id ON CONFLICT DO NOTHING;
-    IF EXISTS (SELECT FROM unnest(w_instance) AS w(instance_id) WHERE w.instance_id IS NOT NULL) THEN
+    IF array_remove(w_instance, NULL) <> '{}' THEN
+        -- Activities of an instance that has no row yet (only tests and tools queue those) hang on a new one.
+        INSERT INTO sf_instance (instance_id)
+        SELECT DISTINCT w.instance_id FROM unnest(w_op, w_instance) AS w(op, instance_id)
+        WHERE w.instance_id IS NOT NULL AND p_results[w.op] = 0
+          AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = w.instance_id)
+        ORDER BY w.instance_id ON CONFLICT DO NOTHING;
         v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (w_instance)
                         ORDER BY i.instance_key FOR KEY SHARE);
         IF EXISTS (SELECT FROM unnest(w_op, w_instance) AS w(op, instance_id)
@@ -1204,9 +1586,9 @@ BEGIN
             RAISE EXCEPTION 'an instance was deleted meanwhile' USING ERRCODE = 'serialization_failure';
         END IF;
     END IF;
-    v_sessions := ARRAY(SELECT DISTINCT w.session_key FROM unnest(w_op, w_session) AS w(op, session_key)
-                        WHERE w.session_key IS NOT NULL AND p_results[w.op] = 0);
-    IF cardinality(v_sessions) > 0 THEN
+    IF array_remove(w_session, NULL) <> '{}' THEN
+        v_sessions := ARRAY(SELECT DISTINCT w.session_key FROM unnest(w_op, w_session) AS w(op, session_key)
+                            WHERE w.session_key IS NOT NULL AND p_results[w.op] = 0);
         INSERT INTO sf_session (session_key) SELECT u.s FROM unnest(v_sessions) AS u(s) ORDER BY u.s
         ON CONFLICT DO NOTHING;
         IF cardinality(v_sessions) > cardinality(ARRAY(
@@ -1294,12 +1676,6 @@ END $$;
 
 CREATE FUNCTION steadfast_golden.sf_lock_cancelled(p_wait boolean, o_key bigint[], c_op integer[], c_instance text[], c_execution bigint[], c_activity bigint[]) RETURNS integer[]
     LANGUAGE plpgsql
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
 DECLARE
     v_wanted bigint[];
@@ -1327,12 +1703,6 @@ END $$;
 
 CREATE FUNCTION steadfast_golden.sf_lock_work(p_wait boolean, o_key bigint[], o_work bigint[]) RETURNS bigint[]
     LANGUAGE plpgsql
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
 BEGIN
     IF p_wait THEN
@@ -1363,8 +1733,7 @@ BEGIN
         (SELECT ceil(extract(epoch FROM CASE WHEN min(d.at) < v_now THEN v_now ELSE min(d.at) END - v_now) * 1000)::bigint FROM (
             (SELECT x.visible_at AS at FROM sf_inbox x ORDER BY x.visible_at LIMIT 1)
             UNION ALL
-            SELECT c.available_at FROM sf_turn_lanes() l CROSS JOIN LATERAL (
-                SELECT t.available_at FROM sf_turn t WHERE t.lane = l.lane ORDER BY t.available_at LIMIT 1) c) d),
+            SELECT l.head_at FROM sf_turn_lanes() l) d),
         (SELECT ceil(extract(epoch FROM CASE WHEN min(d.at) < v_now THEN v_now ELSE min(d.at) END - v_now) * 1000)::bigint FROM (
             SELECT c.available_at AS at FROM sf_work_tags(NULL) g CROSS JOIN LATERAL (
                 SELECT w.available_at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = g.tag
@@ -1387,7 +1756,7 @@ CREATE FUNCTION steadfast_golden.sf_prunable_instances(p_instances text[], p_fil
     ORDER BY i.instance_key LIMIT p_limit
 $$;
 
-CREATE FUNCTION steadfast_golden.sf_prune_executions(p_batch_id uuid, p_retain_ms bigint, p_instances text[], p_keep_last bigint, p_completed_before_ms bigint) RETURNS bigint[]
+CREATE FUNCTION steadfast_golden.sf_prune_executions(p_batch_id uuid, p_retain_ms bigint, p_instances text[], p_keep_last bigint, p_completed_before_ms bigint, p_feed boolean) RETURNS bigint[]
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -1397,7 +1766,7 @@ CREATE FUNCTION steadfast_golden.sf_prune_executions(p_batch_id uuid, p_retain_m
     SET enable_bitmapscan TO 'off'
     AS $$
 DECLARE
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, 3);
     v_keys    bigint[];
     v_doomed  bigint[];
     v_ids     bigint[];
@@ -1422,8 +1791,9 @@ BEGIN
     GET DIAGNOSTICS v_events = ROW_COUNT;
     DELETE FROM sf_execution x USING unnest(v_doomed, v_ids) AS d(key, execution_id)
     WHERE x.instance_key = d.key AND x.execution_id = d.execution_id;
+    IF p_feed THEN PERFORM sf_feed_note(v_doomed, v_ids, 81::smallint); END IF;
     v_results := ARRAY[cardinality(v_keys), coalesce(cardinality(v_ids), 0), v_events];
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, v_results);
+    PERFORM sf_batch_close(p_batch_id, false, v_results);
     RETURN v_results;
 END $$;
 
@@ -1433,7 +1803,7 @@ CREATE FUNCTION steadfast_golden.sf_quarantine_messages(p_batch_id uuid, p_retai
     SET enable_seqscan TO 'off'
     AS $$
 DECLARE
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, 1);
     v_id      text;
 BEGIN
     IF v_results IS NOT NULL THEN
@@ -1454,7 +1824,7 @@ BEGIN
         END IF;
         v_results := ARRAY[0];
     END IF;
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, v_results);
+    PERFORM sf_batch_close(p_batch_id, false, v_results);
     RETURN v_results;
 END $$;
 
@@ -1464,7 +1834,7 @@ CREATE FUNCTION steadfast_golden.sf_quarantine_work_item(p_batch_id uuid, p_reta
     SET enable_seqscan TO 'off'
     AS $$
 DECLARE
-    v_results bigint[] := sf_batch_results(p_batch_id);
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, 1);
 BEGIN
     IF v_results IS NOT NULL THEN
         RETURN v_results;
@@ -1481,7 +1851,7 @@ BEGIN
         INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
         SELECT k.instance_id, clock_timestamp(), m_kind, m_payload FROM kept k)
     SELECT ARRAY[CASE WHEN count(*) = 0 THEN 1 ELSE 0 END] INTO v_results FROM kept;
-    PERFORM sf_batch_store(p_batch_id, p_retain_ms, false, v_results);
+    PERFORM sf_batch_close(p_batch_id, false, v_results);
     RETURN v_results;
 END $$;
 
@@ -1669,33 +2039,31 @@ BEGIN
     RETURN v_results;
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_route_claimed(p_keys bigint[], p_claim bigint, p_now timestamp with time zone, p_max_messages integer, p_max_bytes bigint) RETURNS bigint[]
+CREATE FUNCTION steadfast_golden.sf_route_claimed(p_keys bigint[], p_again boolean, p_claim bigint, p_now timestamp with time zone, p_max_messages integer, p_max_bytes bigint) RETURNS bigint[]
     LANGUAGE plpgsql
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
 DECLARE
     v_served bigint[];
+    v_starts bigint[];
     v_empty  bigint[];
+    v_again  boolean := p_again;
 BEGIN
-    WITH again AS MATERIALIZED (
-        SELECT k.id AS instance_key, b.message_id FROM unnest(p_keys) AS k(id) CROSS JOIN LATERAL (
-            SELECT o.message_id FROM (
-                SELECT s.message_id, sum(octet_length(s.payload)) OVER (ORDER BY s.message_id)
-                                     - octet_length(s.payload) AS bytes_before
-                FROM (SELECT q.message_id, q.payload FROM sf_message q
-                      WHERE q.instance_key = k.id AND q.visible_at <= p_now
-                      ORDER BY q.message_id LIMIT p_max_messages) s) o
-            WHERE o.bytes_before < p_max_bytes
-            UNION
-            SELECT q.message_id FROM sf_message q
-            WHERE q.instance_key = k.id AND q.kind IN (1, 2) AND q.visible_at <= p_now) b)
-    UPDATE sf_message m SET claim = p_claim, attempt_count = m.attempt_count + 1
-    FROM again a WHERE m.instance_key = a.instance_key AND m.message_id = a.message_id;
+    IF p_again THEN
+        WITH again AS MATERIALIZED (
+            SELECT k.id AS instance_key, b.message_id FROM unnest(p_keys) AS k(id) CROSS JOIN LATERAL (
+                SELECT o.message_id FROM (
+                    SELECT s.message_id, sum(octet_length(s.payload)) OVER (ORDER BY s.message_id)
+                                         - octet_length(s.payload) AS bytes_before
+                    FROM (SELECT q.message_id, q.payload FROM sf_message q
+                          WHERE q.instance_key = k.id AND q.visible_at <= p_now
+                          ORDER BY q.message_id LIMIT p_max_messages) s) o
+                WHERE o.bytes_before < p_max_bytes
+                UNION
+                SELECT q.message_id FROM sf_message q
+                WHERE q.instance_key = k.id AND q.kind IN (1, 2) AND q.visible_at <= p_now) b)
+        UPDATE sf_message m SET claim = p_claim, attempt_count = m.attempt_count + 1
+        FROM again a WHERE m.instance_key = a.instance_key AND m.message_id = a.message_id;
+    END IF;
 
     WITH taken AS MATERIALIZED (
         SELECT i.instance_key, b.instance_id, b.visible_at, b.message_id
@@ -1703,7 +2071,7 @@ BEGIN
         CROSS JOIN LATERAL (
             -- Whatever waits routed came first: the inbox is for an instance that has room left.
             SELECT p_max_messages - count(*) AS room, coalesce(sum(octet_length(s.payload)), 0) AS bytes
-            FROM sf_message s WHERE s.instance_key = k.id AND s.claim = p_claim) had
+            FROM sf_message s WHERE p_again AND s.instance_key = k.id AND s.claim = p_claim) had
         CROSS JOIN LATERAL (
             SELECT o.instance_id, o.visible_at, o.message_id FROM (
                 SELECT q.instance_id, q.visible_at, q.message_id,
@@ -1721,17 +2089,30 @@ BEGIN
     ), moved AS (
         DELETE FROM sf_inbox x USING taken t
         WHERE x.instance_id = t.instance_id AND x.visible_at = t.visible_at AND x.message_id = t.message_id
-        RETURNING t.instance_key, x.message_id, x.visible_at, x.kind, x.payload)
-    INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, claim, kind, payload)
-    SELECT m.instance_key, m.message_id, m.visible_at, 1, p_claim, m.kind, m.payload FROM moved m;
+        RETURNING t.instance_key, x.message_id, x.visible_at, x.kind, x.payload
+    ), routed AS (
+        INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, claim, kind, payload)
+        SELECT m.instance_key, m.message_id, m.visible_at, 1, p_claim, m.kind, m.payload FROM moved m
+        RETURNING instance_key, kind)
+    SELECT coalesce(array_agg(DISTINCT r.instance_key), '{}'),
+           coalesce(array_agg(r.instance_key) FILTER (WHERE r.kind IN (1, 2)), '{}')
+      INTO v_served, v_starts FROM routed r;
 
-    -- Without a name, a history and a start there is nothing to run: such messages go on waiting for a start.
-    UPDATE sf_message s SET claim = NULL, attempt_count = s.attempt_count - 1
-    FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
-    WHERE s.instance_key = k.id AND s.claim = p_claim AND i.orchestration_name IS NULL
-      AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = k.id)
-      AND NOT EXISTS (SELECT FROM sf_message b WHERE b.instance_key = k.id AND b.kind IN (1, 2) AND b.claim = p_claim);
+    IF EXISTS (SELECT FROM sf_instance i WHERE i.instance_key = ANY (p_keys) AND i.orchestration_name IS NULL
+                  AND NOT i.instance_key = ANY (v_starts)) THEN
+        -- Without a name, a history and a start there is nothing to run: such messages go on waiting for a start.
+        UPDATE sf_message s SET claim = NULL, attempt_count = s.attempt_count - 1
+        FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+        WHERE s.instance_key = k.id AND s.claim = p_claim AND i.orchestration_name IS NULL
+          AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = k.id)
+          AND NOT EXISTS (SELECT FROM sf_message b WHERE b.instance_key = k.id AND b.kind IN (1, 2) AND b.claim = p_claim);
+        v_again := v_again OR FOUND;
+    END IF;
 
+    -- Whoever was handed something from the inbox is served; otherwise it is counted anew.
+    IF NOT v_again AND cardinality(v_served) = cardinality(p_keys) THEN
+        RETURN v_served;
+    END IF;
     SELECT coalesce(array_agg(k.id) FILTER (WHERE c.any_claimed), '{}'),
            coalesce(array_agg(k.id) FILTER (WHERE NOT c.any_claimed), '{}')
       INTO v_served, v_empty
@@ -1746,12 +2127,6 @@ END $$;
 
 CREATE FUNCTION steadfast_golden.sf_session_next_due(p_now timestamp with time zone, p_tags bytea[], p_owners bytea[]) RETURNS timestamp with time zone
     LANGUAGE plpgsql STABLE
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
 BEGIN
     IF p_owners IS NULL OR NOT EXISTS (SELECT FROM sf_session) THEN
@@ -1772,6 +2147,22 @@ BEGIN
                 SELECT w.available_at FROM sf_work w
                 WHERE w.session_key = mine.session_key AND w.tag = t.tag AND w.available_at > p_now
                 ORDER BY w.available_at LIMIT 1) n) d);
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_stage_rows(p_copy_id uuid, p_first_row bigint, p_kinds smallint[], p_instances text[], p_n1 bigint[], p_n2 bigint[], p_n3 bigint[], p_n4 bigint[], p_n5 bigint[], p_n6 bigint[], p_b1 bytea[], p_b2 bytea[], p_b3 bytea[], p_b4 bytea[], p_b5 bytea[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+BEGIN
+    IF p_first_row = 0 THEN
+        DELETE FROM sf_copied c WHERE c.copy_id <> p_copy_id;
+    END IF;
+    INSERT INTO sf_copied (copy_id, row_no, kind, instance_id, n1, n2, n3, n4, n5, n6, b1, b2, b3, b4, b5)
+    SELECT p_copy_id, p_first_row + u.n - 1, u.kind, u.instance_id, u.n1, u.n2, u.n3, u.n4, u.n5, u.n6,
+           u.b1, u.b2, u.b3, u.b4, u.b5
+    FROM unnest(p_kinds, p_instances, p_n1, p_n2, p_n3, p_n4, p_n5, p_n6, p_b1, p_b2, p_b3, p_b4, p_b5)
+         WITH ORDINALITY AS u(kind, instance_id, n1, n2, n3, n4, n5, n6, b1, b2, b3, b4, b5, n)
+    ON CONFLICT DO NOTHING;
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_system_metrics() RETURNS TABLE(instances bigint, executions bigint, running bigint, completed bigint, failed bigint, events bigint)
@@ -1797,6 +2188,74 @@ BEGIN
     FROM sf_instance i WHERE i.orchestration_name IS NOT NULL;
 END $$;
 
+CREATE FUNCTION steadfast_golden.sf_take_staged(p_batch_id uuid, p_retain_ms bigint, p_copy_id uuid, p_rows bigint, OUT results bigint[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+DECLARE
+    v_now timestamptz := clock_timestamp();
+    v_ms  interval := interval '1 millisecond';
+BEGIN
+    results := sf_batch_open(p_batch_id, p_retain_ms, 1);
+    IF results IS NOT NULL THEN
+        RETURN;
+    END IF;
+    LOCK TABLE sf_instance, sf_inbox, sf_work IN SHARE ROW EXCLUSIVE MODE;
+    results := CASE WHEN NOT (SELECT s.is_empty FROM sf_transfer_state() s) THEN ARRAY[1]
+                    WHEN p_rows <> (SELECT count(*) FROM sf_copied c WHERE c.copy_id = p_copy_id) THEN ARRAY[2]
+                    ELSE ARRAY[0] END;
+    IF results[1] <> 0 THEN
+        PERFORM sf_batch_close(p_batch_id, false, results);
+        RETURN;
+    END IF;
+    INSERT INTO sf_instance (instance_id, execution_id, replay_version, custom_status_version, created_at, updated_at,
+                             orchestration_name, orchestration_version, status, custom_status, parent_instance_id)
+    SELECT c.instance_id, c.n1, c.n2, c.n3, timestamptz 'epoch' + c.n4 * v_ms, timestamptz 'epoch' + c.n5 * v_ms,
+           c.b1, c.b2, convert_from(c.b3, 'UTF8'), c.b4, convert_from(c.b5, 'UTF8')
+    FROM sf_copied c WHERE c.copy_id = p_copy_id AND c.kind = 1 ORDER BY c.n6;
+    -- What has no instance yet hangs on a row all the same; messages that nobody has tried need none.
+    INSERT INTO sf_instance (instance_id)
+    SELECT DISTINCT c.instance_id FROM sf_copied c
+    WHERE c.copy_id = p_copy_id AND (c.kind IN (2, 3, 6, 8) OR c.kind = 4 AND c.n2 > 0)
+    ORDER BY c.instance_id ON CONFLICT DO NOTHING;
+    INSERT INTO sf_execution (instance_key, execution_id, replay_version, started_at, completed_at, status, output)
+    SELECT i.instance_key, c.n1, c.n2, timestamptz 'epoch' + c.n3 * v_ms, timestamptz 'epoch' + c.n4 * v_ms,
+           convert_from(c.b1, 'UTF8'), c.b2
+    FROM sf_copied c JOIN sf_instance i USING (instance_id) WHERE c.copy_id = p_copy_id AND c.kind = 2;
+    INSERT INTO sf_event (instance_key, execution_id, event_id, kind, payload)
+    SELECT i.instance_key, c.n1, c.n2, c.n3::smallint, c.b1
+    FROM sf_copied c JOIN sf_instance i USING (instance_id) WHERE c.copy_id = p_copy_id AND c.kind = 3
+    ORDER BY c.row_no;
+    -- What has been tried keeps its attempts, and comes before the rest.
+    INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, kind, payload)
+    SELECT o.instance_key, nextval(pg_get_serial_sequence('sf_inbox', 'message_id')), o.visible_at, o.attempt_count, o.kind,
+           o.payload
+    FROM (SELECT i.instance_key, timestamptz 'epoch' + c.n1 * v_ms AS visible_at, c.n2::integer AS attempt_count,
+                 c.n3::smallint AS kind, c.b1 AS payload
+          FROM sf_copied c JOIN sf_instance i USING (instance_id)
+          WHERE c.copy_id = p_copy_id AND c.kind = 4 AND c.n2 > 0 ORDER BY c.n6) o;
+    INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
+    SELECT c.instance_id, timestamptz 'epoch' + c.n1 * v_ms, c.n3::smallint, c.b1
+    FROM sf_copied c WHERE c.copy_id = p_copy_id AND c.kind = 4 AND c.n2 = 0 ORDER BY c.n6;
+    INSERT INTO sf_turn (instance_key, lane, available_at)
+    SELECT DISTINCT m.instance_key, 0, v_now FROM sf_message m;
+    PERFORM sf_turn_reschedule(ARRAY(SELECT t.instance_key FROM sf_turn t), v_now);
+    INSERT INTO sf_work (instance_key, execution_id, activity_id, available_at, attempt_count, tag, session_key, payload)
+    SELECT i.instance_key, c.n1, c.n2, timestamptz 'epoch' + c.n3 * v_ms, c.n4::integer, c.b1, c.b2, c.b3
+    FROM sf_copied c JOIN sf_instance i USING (instance_id) WHERE c.copy_id = p_copy_id AND c.kind = 6 ORDER BY c.n6;
+    INSERT INTO sf_session (session_key, last_activity_at)
+    SELECT c.b1, timestamptz 'epoch' + c.n1 * v_ms FROM sf_copied c WHERE c.copy_id = p_copy_id AND c.kind = 7;
+    INSERT INTO sf_kv (instance_key, key_id, key, base_value, base_at_ms, changed, delta_value, delta_at_ms)
+    SELECT i.instance_key, c.b4, c.b1, c.b2, c.n1, c.n2 <> 0, c.b3, c.n3
+    FROM sf_copied c JOIN sf_instance i USING (instance_id) WHERE c.copy_id = p_copy_id AND c.kind = 8;
+    INSERT INTO sf_quarantine (instance_id, execution_id, activity_id, quarantined_at, queue, error, payload)
+    SELECT c.instance_id, c.n1, c.n2, timestamptz 'epoch' + c.n3 * v_ms, convert_from(c.b1, 'UTF8'),
+           convert_from(c.b2, 'UTF8'), c.b3
+    FROM sf_copied c WHERE c.copy_id = p_copy_id AND c.kind = 9 ORDER BY c.n6;
+    DELETE FROM sf_copied c;
+    PERFORM sf_batch_close(p_batch_id, false, results);
+END $$;
+
 CREATE FUNCTION steadfast_golden.sf_text_of(p_bytes bytea) RETURNS text
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
     SET search_path TO 'steadfast_golden', 'pg_temp'
@@ -1809,12 +2268,6 @@ END $$;
 
 CREATE FUNCTION steadfast_golden.sf_touch_sessions(p_sessions bytea[], p_now timestamp with time zone) RETURNS void
     LANGUAGE plpgsql
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
 DECLARE
     v_held bytea[];
@@ -1826,32 +2279,52 @@ BEGIN
     UPDATE sf_session s SET last_activity_at = p_now WHERE s.session_key = ANY (v_held);
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_turn_lanes() RETURNS TABLE(lane bigint)
-    LANGUAGE sql STABLE ROWS 4
+CREATE FUNCTION steadfast_golden.sf_transfer_state(OUT leases bigint, OUT longest_ms bigint, OUT is_empty boolean) RETURNS record
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET enable_seqscan TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
-    WITH RECURSIVE walk(lane) AS (
-        (SELECT t.lane FROM sf_turn t WHERE t.lane >= 0 ORDER BY t.lane LIMIT 1)
-        UNION ALL
-        SELECT (SELECT t.lane FROM sf_turn t WHERE t.lane > w.lane ORDER BY t.lane LIMIT 1)
-        FROM walk w WHERE w.lane IS NOT NULL)
-    SELECT w.lane FROM walk w WHERE w.lane IS NOT NULL
-$$;
+DECLARE
+    v_now timestamptz := clock_timestamp();
+BEGIN
+    SELECT count(*), coalesce(ceil(extract(epoch FROM max(l.until) - v_now) * 1000)::bigint, 0) INTO leases, longest_ms
+    FROM (SELECT t.available_at AS until FROM sf_turn t WHERE t.claim IS NOT NULL AND t.available_at > v_now
+          UNION ALL
+          SELECT w.available_at FROM sf_work w WHERE w.claim <> 0 AND w.available_at > v_now
+          UNION ALL
+          SELECT s.locked_until FROM sf_session s WHERE s.owner IS NOT NULL AND s.locked_until > v_now) l;
+    is_empty := NOT EXISTS (SELECT FROM sf_instance) AND NOT EXISTS (SELECT FROM sf_inbox)
+        AND NOT EXISTS (SELECT FROM sf_work) AND NOT EXISTS (SELECT FROM sf_session)
+        AND NOT EXISTS (SELECT FROM sf_quarantine);
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_turn_lanes() RETURNS TABLE(lane bigint, head_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE ROWS 4
+    AS $$
+#variable_conflict use_column
+DECLARE
+    v_lane bigint := -1;
+BEGIN
+    LOOP
+        SELECT t.lane, t.available_at INTO lane, head_at FROM sf_turn t
+        WHERE t.lane > v_lane ORDER BY t.lane, t.available_at LIMIT 1;
+        EXIT WHEN NOT FOUND;
+        v_lane := lane;
+        RETURN NEXT;
+    END LOOP;
+END $$;
 
 CREATE FUNCTION steadfast_golden.sf_turn_reschedule(p_keys bigint[], p_now timestamp with time zone) RETURNS void
     LANGUAGE plpgsql
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_hashjoin TO 'off'
-    SET enable_mergejoin TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
+DECLARE
+    v_gone bigint;
 BEGIN
     DELETE FROM sf_turn t WHERE t.instance_key = ANY (p_keys)
        AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = t.instance_key);
+    GET DIAGNOSTICS v_gone = ROW_COUNT;
+    IF v_gone = cardinality(p_keys) THEN
+        RETURN;
+    END IF;
     -- Only the oldest messages are looked at: a backlog of 50,000 must not slow the ack of one turn. A claim
     -- takes at most 1,000, so whatever was delayed together is among them.
     -- An instance that nobody has started waits for its start: until a routed one is due, or (lane -1) until one
@@ -1872,10 +2345,6 @@ END $$;
 
 CREATE FUNCTION steadfast_golden.sf_work_tags(p_session bytea) RETURNS TABLE(tag bytea)
     LANGUAGE plpgsql STABLE ROWS 4
-    SET search_path TO 'steadfast_golden', 'pg_temp'
-    SET plan_cache_mode TO 'force_generic_plan'
-    SET enable_seqscan TO 'off'
-    SET enable_bitmapscan TO 'off'
     AS $$
 #variable_conflict use_column
 BEGIN
@@ -1906,6 +2375,24 @@ CREATE TABLE steadfast_golden.sf_batch (
 )
 WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='10000');
 
+CREATE TABLE steadfast_golden.sf_copied (
+    copy_id uuid NOT NULL,
+    row_no bigint NOT NULL,
+    kind smallint NOT NULL,
+    instance_id text COLLATE pg_catalog."C",
+    n1 bigint,
+    n2 bigint,
+    n3 bigint,
+    n4 bigint,
+    n5 bigint,
+    n6 bigint,
+    b1 bytea,
+    b2 bytea,
+    b3 bytea,
+    b4 bytea,
+    b5 bytea
+);
+
 CREATE TABLE steadfast_golden.sf_event (
     instance_key bigint NOT NULL,
     execution_id bigint NOT NULL,
@@ -1924,6 +2411,74 @@ CREATE TABLE steadfast_golden.sf_execution (
     completed_at timestamp with time zone
 )
 WITH (fillfactor='85');
+
+CREATE TABLE steadfast_golden.sf_feed (
+    last_sequence bigint NOT NULL,
+    mark bigint NOT NULL,
+    at timestamp with time zone NOT NULL,
+    instance_key bigint NOT NULL,
+    instance_id text NOT NULL COLLATE pg_catalog."C",
+    execution_id bigint NOT NULL,
+    orchestration_name bytea,
+    event_ids bigint[] NOT NULL,
+    kinds smallint[] NOT NULL
+);
+
+CREATE TABLE steadfast_golden.sf_feed_cursor (
+    name text NOT NULL COLLATE pg_catalog."C",
+    epoch uuid NOT NULL,
+    sequence bigint NOT NULL,
+    mark bigint NOT NULL,
+    lost boolean DEFAULT false NOT NULL,
+    committed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+)
+WITH (fillfactor='50');
+
+CREATE TABLE steadfast_golden.sf_feed_head (
+    only_row boolean DEFAULT true NOT NULL,
+    epoch uuid DEFAULT gen_random_uuid() NOT NULL,
+    first_sequence bigint DEFAULT 1 NOT NULL,
+    trimmed_mark bigint DEFAULT 0 NOT NULL,
+    filling smallint DEFAULT 0 NOT NULL,
+    CONSTRAINT sf_feed_head_only_row_check CHECK (only_row)
+);
+
+CREATE TABLE steadfast_golden.sf_feed_pending_0 (
+    pending_id bigint NOT NULL,
+    transaction_id xid8 NOT NULL,
+    mark bigint NOT NULL,
+    at timestamp with time zone NOT NULL,
+    instance_key bigint NOT NULL,
+    instance_id text NOT NULL COLLATE pg_catalog."C",
+    execution_id bigint NOT NULL,
+    orchestration_name bytea,
+    event_ids bigint[] NOT NULL,
+    kinds smallint[] NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='5000');
+
+CREATE TABLE steadfast_golden.sf_feed_pending_1 (
+    pending_id bigint NOT NULL,
+    transaction_id xid8 NOT NULL,
+    mark bigint NOT NULL,
+    at timestamp with time zone NOT NULL,
+    instance_key bigint NOT NULL,
+    instance_id text NOT NULL COLLATE pg_catalog."C",
+    execution_id bigint NOT NULL,
+    orchestration_name bytea,
+    event_ids bigint[] NOT NULL,
+    kinds smallint[] NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='5000');
+
+CREATE SEQUENCE steadfast_golden.sf_feed_pending_id
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
+ALTER SEQUENCE steadfast_golden.sf_feed_pending_id OWNED BY steadfast_golden.sf_feed_pending_0.pending_id;
 
 CREATE TABLE steadfast_golden.sf_instance (
     instance_key bigint NOT NULL,
@@ -2104,11 +2659,29 @@ ALTER TABLE steadfast_golden.sf_work ALTER COLUMN work_id ADD GENERATED ALWAYS A
 ALTER TABLE ONLY steadfast_golden.sf_batch
     ADD CONSTRAINT sf_batch_pkey PRIMARY KEY (batch_id);
 
+ALTER TABLE ONLY steadfast_golden.sf_copied
+    ADD CONSTRAINT sf_copied_pkey PRIMARY KEY (copy_id, row_no);
+
 ALTER TABLE ONLY steadfast_golden.sf_event
     ADD CONSTRAINT sf_event_pkey PRIMARY KEY (instance_key, execution_id, event_id);
 
 ALTER TABLE ONLY steadfast_golden.sf_execution
     ADD CONSTRAINT sf_execution_pkey PRIMARY KEY (instance_key, execution_id);
+
+ALTER TABLE ONLY steadfast_golden.sf_feed_cursor
+    ADD CONSTRAINT sf_feed_cursor_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY steadfast_golden.sf_feed_head
+    ADD CONSTRAINT sf_feed_head_pkey PRIMARY KEY (only_row);
+
+ALTER TABLE ONLY steadfast_golden.sf_feed_pending_0
+    ADD CONSTRAINT sf_feed_pending_0_pkey PRIMARY KEY (pending_id);
+
+ALTER TABLE ONLY steadfast_golden.sf_feed_pending_1
+    ADD CONSTRAINT sf_feed_pending_1_pkey PRIMARY KEY (pending_id);
+
+ALTER TABLE ONLY steadfast_golden.sf_feed
+    ADD CONSTRAINT sf_feed_pkey PRIMARY KEY (last_sequence);
 
 ALTER TABLE ONLY steadfast_golden.sf_inbox
     ADD CONSTRAINT sf_inbox_pkey PRIMARY KEY (instance_id, visible_at, message_id);
