@@ -4,7 +4,7 @@
 -- transaction and records their checksums in sf_ledger.
 --
 -- Times that decide something (available_at, visible_at, leased_at, locked_until, last_activity_at) are milliseconds of
--- the store's own clock, which no step of the machine's wall clock moves (docs/adr/0009-embedded-clock.md). Times for
+-- the store's own clock, which no step of the machine's wall clock moves (docs/adr/0010-embedded-clock.md). Times for
 -- people end in _at_ms and are milliseconds since the epoch by the wall clock.
 --
 -- Payloads are blobs, exactly as the program wrote them. No foreign keys: whoever removes an instance removes its rows in the

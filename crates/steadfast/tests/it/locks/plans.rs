@@ -245,16 +245,16 @@ fn single_calls() -> Vec<(&'static str, String)> {
         ),
         (
             "append_with_execution",
-            "SELECT sf_append_with_execution(gen_random_uuid(), 60000, 'i400', 1, '{50}', '{1}', ARRAY['e'::bytea])"
+            "SELECT sf_append_with_execution(gen_random_uuid(), 60000, 'i400', 1, '{50}', '{1}', ARRAY['e'::bytea], '{}')"
                 .to_owned(),
         ),
         (
             "prune_executions",
-            "SELECT sf_prune_executions(gen_random_uuid(), 60000, '{i400}', 1, NULL)".to_owned(),
+            "SELECT sf_prune_executions(gen_random_uuid(), 60000, '{i400}', 1, NULL, false)".to_owned(),
         ),
         (
             "delete_instances",
-            "SELECT sf_delete_instances(gen_random_uuid(), 60000, '{i400}', true, NULL)".to_owned(),
+            "SELECT sf_delete_instances(gen_random_uuid(), 60000, '{i400}', true, NULL, false)".to_owned(),
         ),
     ]
 }
@@ -341,6 +341,7 @@ fn ack_turns(wait: bool, turns: &[(i64, i64)], keys: &str, claims: &str, upto: &
         per("'k'::bytea"),
         per("'v'::bytea"),
         per("1::bigint"),
+        "'{}'::smallint[]".to_owned(),
     ];
     format!(
         "SELECT sf_ack_orchestration_item(gen_random_uuid(), 60000, true, {wait}, 99, {keys}, {claims}, {upto}, {})",
