@@ -21,7 +21,7 @@ LANGUAGE sql STABLE SET search_path FROM CURRENT SET enable_seqscan = off SET en
         SELECT f.* FROM sf_feed f WHERE f.last_sequence > greatest(p_after, (SELECT h.first_sequence - 1 FROM h))
         ORDER BY f.last_sequence LIMIT p_limit),
     stretch AS MATERIALIZED (
-        SELECT least(max(s.last_sequence), p_after + p_limit) AS upto, sum(cardinality(s.kinds)) AS events,
+        SELECT CASE WHEN count(*) > 0 THEN least(max(s.last_sequence), p_after + p_limit) END AS upto, sum(cardinality(s.kinds)) AS events,
                min(s.last_sequence - cardinality(s.kinds) + 1) AS from_sequence FROM scanned s),
     matching AS (
         SELECT s.* FROM scanned s
