@@ -10,6 +10,7 @@ mod chart;
 mod compare;
 mod contender;
 mod counters;
+mod feed;
 mod report;
 mod robustness;
 mod server;
@@ -73,6 +74,11 @@ enum Command {
     /// A client process of `chaos`.
     #[command(hide = true)]
     ChaosClient,
+    /// The change feed: polls behind a long log, delivery to another process, throughput at each level.
+    Feed(feed::Options),
+    /// A reader process of `feed`.
+    #[command(hide = true)]
+    FeedReader(feed::ReaderOptions),
     /// Claims beside crowds of rows, throughput beside an open transaction and through a slow network.
     Robustness(robustness::Options),
     /// Draws throughput by slots from a results file.
@@ -124,6 +130,8 @@ async fn main() -> Result<()> {
         Command::Chaos(ref options) => chaos::run(cli.database_url.as_deref(), options).await,
         Command::ChaosWorker => chaos::work().await,
         Command::ChaosClient => chaos::ask().await,
+        Command::Feed(ref options) => feed::run(url()?, options).await,
+        Command::FeedReader(ref options) => feed::read(cli.database_url.as_deref(), options).await,
         Command::Robustness(ref options) => robustness::run(url()?, options).await,
         Command::Chart { ref results, ref to } => chart::draw(&chart::read(results)?, to),
         Command::Report { ref results } => {

@@ -11,6 +11,7 @@ use duroxide::providers::Provider;
 use duroxide::runtime::registry::ActivityRegistry;
 use duroxide::runtime::{Runtime, RuntimeOptions};
 use duroxide::{ActivityContext, Client, OrchestrationContext, OrchestrationRegistry, OrchestrationStatus};
+use steadfast::feed::Level;
 use steadfast::postgres::PostgresProvider;
 
 /// Concurrency of a runtime.
@@ -42,12 +43,21 @@ static SCHEMAS: AtomicUsize = AtomicUsize::new(0);
 
 impl Workload {
     pub(crate) async fn open(url: &str, slots: Slots) -> Result<Self> {
+        Self::open_with(url, slots, Level::default()).await
+    }
+
+    /// As [`open`](Self::open), with this much recorded in the change feed.
+    pub(crate) async fn open_with(url: &str, slots: Slots, level: Level) -> Result<Self> {
         let schema = format!(
             "bench_{}_{}",
             std::process::id(),
             SCHEMAS.fetch_add(1, Ordering::Relaxed)
         );
-        let provider = PostgresProvider::builder(url).schema(schema).connect().await?;
+        let provider = PostgresProvider::builder(url)
+            .schema(schema)
+            .feed(level)
+            .connect()
+            .await?;
         let turns = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&turns);
         let activities = ActivityRegistry::builder()

@@ -40,6 +40,7 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "feed_commit",
     "feed_new_epoch",
     "feed_note",
+    "feed_payloads",
     "feed_read",
     "feed_report",
     "feed_rotate",

@@ -255,8 +255,7 @@ async fn nothing_is_lost_doubled_or_reversed_in_a_database() {
     beside.batch_execute(append).await.expect("prepare a transaction");
     kill_some(&mut run).await;
     // A listener dies.
-    let killed =
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' OR query LIKE '%pg_notify%'";
+    let killed = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND (query LIKE 'LISTEN%' OR query LIKE '%pg_notify%' OR query LIKE '%advisory%')";
     beside.batch_execute(killed).await.expect("kill listeners");
     drop(here);
     run.pause().await;
