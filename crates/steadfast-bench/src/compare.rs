@@ -136,6 +136,26 @@ impl Bench {
         Ok(kinds.iter().filter_map(|k| lines.remove(k)).collect())
     }
 
+    /// How many instances keep this contender busy for as long as a run should take: asked again with more of them, until
+    /// the answer comes from a run that is long enough to tell (the first calls of every connection plan their statements).
+    async fn size(&self, driver: &mut Contender, row: &Row, warm: &mut usize) -> Result<usize> {
+        let most = 200_000 / row.probe.max(1);
+        let mut size = row.probe;
+        for _ in 0..4 {
+            let probe = driver.run(&task(row, size)).await?;
+            *warm += probe.activities;
+            let wanted = (size as f64 * self.seconds / probe.seconds.max(0.001)).ceil() as usize;
+            let enough = probe.seconds >= self.seconds / 4.0;
+            size = wanted.clamp(row.probe, most);
+            if enough || size == most {
+                break;
+            }
+            // Half of it is enough to tell, and costs half the time.
+            size = (size / 2).max(row.probe);
+        }
+        Ok(size)
+    }
+
     /// One run in a store of its own.
     async fn run(&self, row: &Row, kind: Kind, sizes: &mut BTreeMap<Kind, usize>) -> Result<Run> {
         let name = format!("bench_{}_{}", std::process::id(), uuid());
@@ -178,12 +198,8 @@ impl Bench {
             (Some(fixed), _) => fixed,
             (None, Some(size)) => *size,
             (None, None) => {
-                let probe = driver.run(&task(row, row.probe)).await?;
-                warm += probe.activities;
-                let size = (row.probe as f64 * self.seconds / probe.seconds.max(0.001)).ceil() as usize;
-                *sizes
-                    .entry(kind)
-                    .or_insert(size.clamp(row.probe, 200_000 / row.probe.max(1)))
+                let size = self.size(&mut driver, row, &mut warm).await?;
+                *sizes.entry(kind).or_insert(size)
             }
         };
         let commit_us = if kind.needs_server() {
