@@ -8,24 +8,26 @@ CREATE OR REPLACE FUNCTION sf_feed_append(
     e_op integer[], e_event bigint[], e_kind smallint[])
 RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
-DECLARE
-    v_rows sf_feed_pending_0[];
 BEGIN
-    v_rows := ARRAY(
-        SELECT ROW(nextval('sf_feed_pending_id'), pg_current_xact_id(), floor(random() * 9e15)::bigint, p_at,
-                   i.instance_key, i.instance_id, coalesce(o_execution[f.op], i.execution_id), i.orchestration_name,
-                   f.event_ids, f.kinds)::sf_feed_pending_0
-        FROM (SELECT e.op, array_agg(e.event_id ORDER BY e.n) AS event_ids, array_agg(e.kind ORDER BY e.n) AS kinds
-              FROM unnest(e_op, e_event, e_kind) WITH ORDINALITY AS e(op, event_id, kind, n)
-              WHERE e.kind <> 0 AND coalesce(p_results[e.op], 0) = 0 GROUP BY e.op) f
-        JOIN sf_instance i ON i.instance_key = o_key[f.op]);
-    IF cardinality(v_rows) = 0 THEN
-        RETURN;
-    END IF;
-    -- Only the table that is written to is locked, so that the other can be truncated.
+    -- Only the table that is written to is locked, so that the other can be truncated. Hence two statements that differ in
+    -- nothing but the table, each of which is one insertion for the whole batch.
     IF (SELECT h.filling FROM sf_feed_head h) = 0 THEN
-        INSERT INTO sf_feed_pending_0 SELECT (unnest(v_rows)).*;
+        INSERT INTO sf_feed_pending_0
+        SELECT nextval('sf_feed_pending_id'), pg_current_xact_id(), floor(random() * 9e15)::bigint, p_at, i.instance_key,
+               i.instance_id, coalesce(o_execution[f.op], i.execution_id), i.orchestration_name, f.event_ids, f.kinds
+        FROM (SELECT s.op, array_agg(s.event_id) AS event_ids, array_agg(s.kind) AS kinds
+              FROM (SELECT e.op, e.event_id, e.kind
+                    FROM unnest(e_op, e_event, e_kind) WITH ORDINALITY AS e(op, event_id, kind, n)
+                    WHERE e.kind <> 0 AND coalesce(p_results[e.op], 0) = 0 ORDER BY e.op, e.n) s GROUP BY s.op) f
+        JOIN sf_instance i ON i.instance_key = o_key[f.op];
     ELSE
-        INSERT INTO sf_feed_pending_1 SELECT (unnest(v_rows)).*;
+        INSERT INTO sf_feed_pending_1
+        SELECT nextval('sf_feed_pending_id'), pg_current_xact_id(), floor(random() * 9e15)::bigint, p_at, i.instance_key,
+               i.instance_id, coalesce(o_execution[f.op], i.execution_id), i.orchestration_name, f.event_ids, f.kinds
+        FROM (SELECT s.op, array_agg(s.event_id) AS event_ids, array_agg(s.kind) AS kinds
+              FROM (SELECT e.op, e.event_id, e.kind
+                    FROM unnest(e_op, e_event, e_kind) WITH ORDINALITY AS e(op, event_id, kind, n)
+                    WHERE e.kind <> 0 AND coalesce(p_results[e.op], 0) = 0 ORDER BY e.op, e.n) s GROUP BY s.op) f
+        JOIN sf_instance i ON i.instance_key = o_key[f.op];
     END IF;
 END $$;

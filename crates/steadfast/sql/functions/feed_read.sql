@@ -22,7 +22,8 @@ LANGUAGE sql STABLE SET search_path FROM CURRENT SET enable_seqscan = off SET en
         ORDER BY f.last_sequence LIMIT p_limit),
     stretch AS MATERIALIZED (
         -- Not least() alone: it passes over NULL, and nothing has no end.
-        SELECT CASE WHEN count(*) > 0 THEN least(max(s.last_sequence), p_after + p_limit) END AS upto, sum(cardinality(s.kinds)) AS events,
+        SELECT CASE WHEN count(*) > 0 THEN least(max(s.last_sequence), p_after + p_limit) END AS upto,
+               sum(cardinality(s.kinds)) AS events,
                min(s.last_sequence - cardinality(s.kinds) + 1) AS from_sequence FROM scanned s),
     matching AS (
         SELECT s.* FROM scanned s
@@ -39,11 +40,8 @@ LANGUAGE sql STABLE SET search_path FROM CURRENT SET enable_seqscan = off SET en
            t.upto, (SELECT s.mark FROM scanned s WHERE s.last_sequence >= t.upto ORDER BY s.last_sequence LIMIT 1),
            t.from_sequence, t.events::bigint, m.last_sequence, m.mark, (extract(epoch FROM m.at) * 1000)::bigint,
            m.instance_id, m.execution_id, m.orchestration_name, m.event_ids, m.kinds,
-           CASE WHEN p_payload AND m.last_sequence IS NOT NULL THEN ARRAY(
-               SELECT e.payload FROM unnest(m.event_ids) WITH ORDINALITY AS u(id, n)
-               LEFT JOIN sf_event e ON e.instance_key = m.instance_key AND e.execution_id = m.execution_id
-                                   AND e.event_id = u.id
-               ORDER BY u.n) END
+           CASE WHEN p_payload AND m.last_sequence IS NOT NULL
+                THEN sf_feed_payloads(m.instance_key, m.execution_id, m.event_ids) END
     FROM h CROSS JOIN stretch t LEFT JOIN matching m ON true
     ORDER BY m.last_sequence
 $$;

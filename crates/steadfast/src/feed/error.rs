@@ -36,8 +36,8 @@ pub enum FeedError {
     /// The log has a hole, which must not be: somebody has changed it by hand.
     #[error("the feed is damaged: {0}")]
     Damaged(String),
-    /// This source may only read, or the store refuses to be written to.
-    #[error("the feed was opened for reading only")]
+    /// This source may only read: the file was opened so, the role lacks the right to write, or the server is read-only.
+    #[error("the feed can only be read here: it was opened so, or the role or the server may not write")]
     ReadOnly,
     /// A cursor's name is empty, too long (512 bytes) or holds a NUL character.
     #[error("{0:?} cannot be a cursor's name")]

@@ -22,8 +22,9 @@ const LIMIT: NonZeroU32 = match NonZeroU32::new(1000) {
     Some(limit) => limit,
     None => NonZeroU32::MIN,
 };
-/// Pauses while something is pending that this reader may not assign, or that somebody else is assigning.
-const PENDING_PAUSE: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(200));
+/// Pauses while something is pending: a writer that lives assigns it within this time, and rings. A reader that were quicker
+/// would only make the writers' assignments smaller and more.
+const PENDING_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 /// How often an assignment is asked for within one poll.
 const ASSIGNMENTS: usize = 2;
 

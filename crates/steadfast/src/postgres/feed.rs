@@ -3,8 +3,8 @@
 //! Invariants: positions are given after commit, outside the operations' path, by whoever comes first; a worker that
 //! dies in between leaves that to the next reader or worker; a ring follows every assignment made here.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use duroxide::Event;
@@ -24,6 +24,10 @@ use crate::group::millis;
 
 /// What is written within this time shares an assignment.
 const COALESCE: Duration = Duration::from_millis(4);
+/// While writing goes on, an assignment is followed by a pause this many times as long, so that what assigning costs stays
+/// a small part of what the work costs; but no longer than readers may have to wait.
+const BUSY_SHARE: u32 = 20;
+const BUSY_COALESCE: Duration = Duration::from_millis(50);
 /// Operations that one assignment moves.
 const ASSIGN_ROWS: i32 = 10_000;
 /// A pending table larger than this gives way to the other one.
@@ -33,6 +37,9 @@ const TRIM_ROWS: i32 = 10_000;
 /// While it writes, a process trims so often, and so many steps at most.
 const TRIM_EVERY: Duration = Duration::from_secs(60);
 const TRIM_STEPS: usize = 20;
+
+/// Who was refused to assign tries again after this: grants change, and servers are promoted.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Where the pump stands: nothing to do; under way; asked again meanwhile.
 const IDLE: u8 = 0;
@@ -45,7 +52,7 @@ pub(crate) struct FeedSide {
     level: Level,
     retention: Retention,
     pump: AtomicU8,
-    trimmed: std::sync::Mutex<Instant>,
+    trimmed: Mutex<Instant>,
 }
 
 impl FeedSide {
@@ -55,7 +62,7 @@ impl FeedSide {
             level,
             retention,
             pump: AtomicU8::new(IDLE),
-            trimmed: std::sync::Mutex::new(Instant::now()),
+            trimmed: Mutex::new(Instant::now()),
         }
     }
 
@@ -66,7 +73,7 @@ impl FeedSide {
 
     /// Whether it is time to trim; then it is not for a while.
     fn time_to_trim(&self) -> bool {
-        let mut last = self.trimmed.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut last = self.trimmed.lock().unwrap_or_else(PoisonError::into_inner);
         let due = last.elapsed() >= TRIM_EVERY;
         if due {
             *last = Instant::now();
@@ -123,6 +130,16 @@ impl Store {
         Ok(more)
     }
 
+    /// Calls what writes, patiently; but not where it is refused: such a server or role may refuse it for long.
+    async fn feed_write(&self, function: &'static str, params: &Params) -> Result<Vec<PgRow>, StoreError> {
+        match self.pipe.call(function, params).await {
+            Err(error) if error.is_retryable() && !is_read_only(&error) => {
+                self.pipe.call_patiently(function, params).await
+            }
+            other => other,
+        }
+    }
+
     async fn feed_trim(&self, retention: Retention) -> Result<(u64, bool), StoreError> {
         let events = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         let params = Params::new()
@@ -130,7 +147,7 @@ impl Store {
             .big_opt(retention.max_events.map(events))
             .big(events(retention.max_held_events))
             .int(TRIM_ROWS);
-        let rows = self.pipe.call_patiently("sf_feed_trim", &params).await?;
+        let rows = self.feed_write("sf_feed_trim", &params).await?;
         let row = rows.first().ok_or_else(|| StoreError::Decode("no row".to_owned()))?;
         let gone: i64 = column(row, "sf_feed_trim")?;
         metrics::counter!("steadfast_feed_trimmed_total").increment(gone.unsigned_abs());
@@ -140,9 +157,11 @@ impl Store {
 
 /// Assigns until nothing has been written meanwhile.
 async fn pump(store: Arc<Store>) {
+    let mut pause = COALESCE;
     loop {
         store.feed.pump.store(RUNNING, Ordering::Release);
-        tokio::time::sleep(COALESCE).await;
+        tokio::time::sleep(pause).await;
+        let started = Instant::now();
         loop {
             match store.feed_assign(true).await {
                 Ok(true) => {}
@@ -153,6 +172,7 @@ async fn pump(store: Arc<Store>) {
                 }
             }
         }
+        pause = (started.elapsed() * BUSY_SHARE).clamp(COALESCE, BUSY_COALESCE);
         if store.feed.time_to_trim() {
             trim_a_little(&store).await;
         }
@@ -186,7 +206,7 @@ impl PostgresProvider {
         Feed::over(PostgresFeed {
             provider: self.clone(),
             alone: false,
-            may_write: AtomicBool::new(true),
+            refused: Mutex::new(None),
         })
     }
 
@@ -195,7 +215,7 @@ impl PostgresProvider {
         Feed::over(PostgresFeed {
             provider: self,
             alone: true,
-            may_write: AtomicBool::new(true),
+            refused: Mutex::new(None),
         })
     }
 }
@@ -205,15 +225,12 @@ struct PostgresFeed {
     provider: PostgresProvider,
     /// It ends with the feed.
     alone: bool,
-    /// Until it turns out otherwise.
-    may_write: AtomicBool,
+    /// When it was last refused to assign, as a role or server that may only read refuses it.
+    refused: Mutex<Option<Instant>>,
 }
 
 impl From<StoreError> for FeedError {
     fn from(error: StoreError) -> Self {
-        if is_read_only(&error) {
-            return Self::ReadOnly;
-        }
         Self::Store {
             retryable: error.is_retryable(),
             message: error.to_string(),
@@ -221,7 +238,16 @@ impl From<StoreError> for FeedError {
     }
 }
 
-/// A role that may only read, or a standby.
+/// Why something was not written. (A read that is refused lacks a grant, and says which.)
+fn unwritten(error: StoreError) -> FeedError {
+    if is_read_only(&error) {
+        FeedError::ReadOnly
+    } else {
+        error.into()
+    }
+}
+
+/// A role that may only read, a session that only reads, or a standby.
 fn is_read_only(error: &StoreError) -> bool {
     matches!(error, StoreError::Database { sqlstate, .. } if sqlstate == "42501" || sqlstate == "25006")
 }
@@ -260,13 +286,14 @@ impl Source for PostgresFeed {
     }
 
     async fn assign(&self) -> Result<bool, FeedError> {
-        if !self.may_write.load(Ordering::Relaxed) {
+        let refused = || self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        if refused().is_some_and(|at| at.elapsed() < ASK_AGAIN) {
             return Ok(false);
         }
         match self.provider.store().feed_assign(false).await {
             Ok(_) => Ok(true),
             Err(error) if is_read_only(&error) => {
-                self.may_write.store(false, Ordering::Relaxed);
+                *refused() = Some(Instant::now());
                 Ok(false)
             }
             // Somebody else will, or the next poll.
@@ -307,24 +334,18 @@ impl Source for PostgresFeed {
             .uuid(token.epoch)
             .big(place(token.sequence))
             .big(token.mark);
-        let store = self.provider.store();
-        // Not repeated: a server that refuses to be written to may do so for long.
-        match store.pipe.call("sf_feed_commit", &params).await {
-            Err(error) if error.is_retryable() && !is_read_only(&error) => {
-                store.pipe.call_patiently("sf_feed_commit", &params).await?;
-            }
-            other => drop(other?),
-        }
-        Ok(())
+        let written = self.provider.store().feed_write("sf_feed_commit", &params).await;
+        written.map(drop).map_err(unwritten)
     }
 
     async fn trim(&self, retention: Retention) -> Result<(u64, bool), FeedError> {
-        Ok(self.provider.store().feed_trim(retention).await?)
+        self.provider.store().feed_trim(retention).await.map_err(unwritten)
     }
 
     async fn rotate_epoch(&self) -> Result<Uuid, FeedError> {
-        let pipe = &self.provider.store().pipe;
-        let rows = pipe.call_patiently("sf_feed_new_epoch", &Params::new()).await?;
+        let store = self.provider.store();
+        let rows = store.feed_write("sf_feed_new_epoch", &Params::new()).await;
+        let rows = rows.map_err(unwritten)?;
         let row = rows.first().ok_or_else(|| StoreError::Decode("no row".to_owned()))?;
         Ok(column(row, "sf_feed_new_epoch")?)
     }

@@ -225,7 +225,6 @@ fn cluster() -> Cluster {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "fails: it terminates its own connection with the listeners; issue 5 is open. Run: cargo xtask test -- -p steadfast --test it reversed_in_a_database -- --ignored"]
 async fn nothing_is_lost_doubled_or_reversed_in_a_database() {
     let cluster = cluster();
     let schema = "feed".to_owned();
