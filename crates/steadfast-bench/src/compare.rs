@@ -138,7 +138,7 @@ impl Bench {
 
     /// How many instances keep this contender busy for as long as a run should take: asked again with more of them, until
     /// the answer comes from a run that is long enough to tell (the first calls of every connection plan their statements).
-    async fn size(&self, driver: &mut Contender, row: &Row, warm: &mut usize) -> Result<usize> {
+    async fn size(&self, driver: &mut Contender, row: &Row, warm: &mut u64) -> Result<usize> {
         let most = 200_000 / row.probe.max(1);
         let mut size = row.probe;
         for _ in 0..4 {

@@ -24,9 +24,19 @@ pub(crate) struct Look<G> {
     pub(crate) waiters: Vec<WaiterId>,
     /// How many more are about to come back and wait.
     pub(crate) returning: usize,
+    /// Nothing else can be there than what the call makes that this look goes along with: the queue was dry before.
+    pub(crate) direct: bool,
     /// Beside a look for those who wait.
     aside: bool,
     generation: u64,
+}
+
+/// What had happened until then, to tell whether anything has happened since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Moment {
+    generation: u64,
+    looks: u64,
+    under_way: usize,
 }
 
 /// What a look found.
@@ -85,6 +95,9 @@ pub(crate) struct Wake<G> {
     next_id: WaiterId,
     /// Grows with everything that may have put an item within reach.
     generation: u64,
+    /// Looks that began or ended.
+    looks: u64,
+    under_way: usize,
     due: Option<Instant>,
     max_items: usize,
     /// Set while nobody tells us of others' work: how often to look instead.
@@ -102,6 +115,8 @@ impl<G: Clone + Eq + Hash> Wake<G> {
             groups: HashMap::new(),
             next_id: 1,
             generation: 1,
+            looks: 0,
+            under_way: 0,
             due: None,
             max_items,
             poll_every: None,
@@ -161,6 +176,31 @@ impl<G: Clone + Eq + Hash> Wake<G> {
         self.groups.values().filter(dry).map(|g| g.waiting.len()).sum()
     }
 
+    /// To be asked [`Wake::quiet_since`] later.
+    pub(crate) fn moment(&self) -> Moment {
+        Moment {
+            generation: self.generation,
+            looks: self.looks,
+            under_way: self.under_way,
+        }
+    }
+
+    /// Whether no look was under way since then, and nothing was signalled: whatever is known of the queue is as old as it
+    /// was then.
+    pub(crate) fn quiet_since(&self, moment: &Moment) -> bool {
+        moment.under_way == 0 && self.moment() == *moment
+    }
+
+    fn began(&mut self, looks: usize) {
+        self.looks += looks as u64;
+        self.under_way += looks;
+    }
+
+    fn ended(&mut self) {
+        self.looks += 1;
+        self.under_way = self.under_way.saturating_sub(1);
+    }
+
     /// Looks to take now. Each must be answered by [`Wake::looked`] or [`Wake::failed`].
     pub(crate) fn looks(&mut self, now: Instant) -> Vec<Look<G>> {
         if self.due.is_some_and(|d| d <= now) {
@@ -179,16 +219,19 @@ impl<G: Clone + Eq + Hash> Wake<G> {
                 group: group.clone(),
                 waiters: entry.begin(max_items),
                 returning: 0,
+                direct: false,
                 aside: false,
                 generation,
             });
         }
+        self.began(looks.len());
         looks
     }
 
     /// A look that goes along with a call which puts items into the queue, for the group with the most waiters: dry or
-    /// not, it will find something. To be answered like the others, after [`Wake::signal_along`].
-    pub(crate) fn look_along(&mut self, now: Instant) -> Option<Look<G>> {
+    /// not, it will find something. With `only_direct`, one into a dry queue or none. To be answered like the others,
+    /// after [`Wake::signal_along`].
+    pub(crate) fn look_along(&mut self, now: Instant, only_direct: bool) -> Option<Look<G>> {
         let (generation, max_items) = (self.generation, self.max_items);
         let ready = |g: &Group| !g.looking && !g.waiting.is_empty() && g.not_before.is_none_or(|t| t <= now);
         let (group, entry) = self
@@ -196,13 +239,20 @@ impl<G: Clone + Eq + Hash> Wake<G> {
             .iter_mut()
             .filter(|(_, g)| ready(g))
             .max_by_key(|(_, g)| g.waiting.len())?;
-        Some(Look {
+        let direct = entry.dry_at == Some(generation) && entry.pressing.is_empty();
+        if only_direct && !direct {
+            return None;
+        }
+        let look = Look {
             group: group.clone(),
             waiters: entry.begin(max_items),
             returning: 0,
+            direct,
             aside: false,
             generation,
-        })
+        };
+        self.began(1);
+        Some(look)
     }
 
     /// A look that goes along with a call after which `returning` slots of `group` come back for more. Others of the
@@ -216,10 +266,12 @@ impl<G: Clone + Eq + Hash> Wake<G> {
         }
         let aside = entry.looking || entry.waiting.is_empty();
         let waiters = if aside { Vec::new() } else { entry.begin(max_items) };
+        self.began(1);
         Some(Look {
             group: group.clone(),
             returning: returning.min(max_items - waiters.len()),
             waiters,
+            direct: false,
             aside,
             generation,
         })
@@ -243,6 +295,7 @@ impl<G: Clone + Eq + Hash> Wake<G> {
 
     /// A look came back. The caller has removed the waiters it served.
     pub(crate) fn looked(&mut self, now: Instant, look: &Look<G>, found: Found) {
+        self.ended();
         if let Some(delay) = found.next_due {
             self.due_in(now, delay);
         }
@@ -272,6 +325,7 @@ impl<G: Clone + Eq + Hash> Wake<G> {
 
     /// A look failed; the next one waits a little longer each time.
     pub(crate) fn failed(&mut self, now: Instant, look: &Look<G>) {
+        self.ended();
         if let Some(entry) = self.groups.get_mut(&look.group) {
             entry.looking &= look.aside;
             entry.not_before = now.checked_add(pause(FAILURE_PAUSE, entry.setbacks));

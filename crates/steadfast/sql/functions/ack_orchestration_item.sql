@@ -1,10 +1,14 @@
 -- sf_ack_orchestration_item: commits many orchestration turns, each wholly or not at all.
 -- Returns one code per turn: 0 done, 1 invalid token, 2 the lease has ended, 3 an event id exists already,
--- 4 a row that it needs is locked elsewhere (ask again with p_wait, apart from the others).
+-- 4 a row that it needs is locked elsewhere (ask again with p_wait, apart from the others),
+-- 5 done, and messages wait for the instance (only with p_tell; an answer given again says so of all).
 --
 -- o_*: one entry per turn (upto: the highest message of the claim); e_* events, w_* activities, m_* messages,
 -- c_* activities to cancel, k_* key-values: each with the index of its turn (from 1). Instances of w_ and c_
 -- are NULL when they are the turn's own. m_visible_ms: NULL is now. o_kv_clear comes before k_*.
+-- p_hand_*: the claim under which up to p_hand_limit of the activities are queued, if p_hand_claim is given: for
+-- waiters of the caller, who knows of nothing else that they might take. Sessions and foreign tags are left out.
+-- p_hand_batch: the claim's identity, as in sf_fetch_work_item. sf_handed_work tells what was handed.
 -- k_value NULL clears the key. p_feed: the feed's kinds of e_*, or nothing where none is to be recorded.
 --
 -- Called by: op/ack_orchestration_item.rs.
@@ -23,7 +27,8 @@ CREATE OR REPLACE FUNCTION sf_ack_orchestration_item(
     m_instance text[], m_op integer[], m_visible_ms bigint[], m_kind smallint[], m_payload bytea[],
     c_op integer[], c_instance text[], c_execution bigint[], c_activity bigint[],
     k_op integer[], k_id bytea[], k_key bytea[], k_value bytea[], k_at_ms bigint[],
-    p_feed smallint[])
+    p_feed smallint[], p_tell boolean,
+    p_hand_batch uuid, p_hand_claim bigint, p_hand_limit integer, p_hand_lease_ms bigint, p_hand_tags bytea[])
 RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
@@ -34,10 +39,18 @@ DECLARE
     v_again   integer[] := '{}';   -- turns with an event id that exists
     v_stuck   integer[] := '{}';   -- turns whose cancelled work is locked elsewhere
     v_done    bigint[];
+    v_more    bigint[] := '{}';
+    v_closed  boolean;
 BEGIN
     v_results := sf_batch_open(p_batch_id, p_retain_ms, cardinality(o_key));
     IF v_results IS NOT NULL THEN
-        RETURN v_results;
+        RETURN array_replace(v_results, 0::bigint, 5::bigint);
+    END IF;
+    IF p_hand_claim IS NOT NULL THEN
+        -- Whoever asks again what was claimed waits for this call, or has closed the claim before it began.
+        v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_hand_batch, 0)) IS NULL;
+        v_closed := EXISTS (SELECT FROM sf_batch b WHERE b.batch_id = p_hand_batch);
+        p_hand_claim := CASE WHEN NOT v_closed THEN p_hand_claim END;
     END IF;
     IF p_wait THEN
         PERFORM set_config('lock_timeout', '2s', true);
@@ -102,7 +115,7 @@ BEGIN
         END IF;
         IF cardinality(w_op) > 0 THEN
             PERFORM sf_insert_work(v_now, v_results, o_key, w_op, w_instance, w_execution, w_activity, w_tag,
-                                   w_session, w_payload);
+                                   w_session, w_payload, p_hand_claim, p_hand_limit, p_hand_lease_ms, p_hand_tags);
         END IF;
         IF cardinality(m_op) > 0 THEN
             INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
@@ -115,5 +128,16 @@ BEGIN
         IF cardinality(p_feed) > 0 THEN PERFORM sf_feed_append(v_now, v_results, o_key, o_execution, e_op, e_event, p_feed); END IF;
     END IF;
     PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
+    IF p_tell AND cardinality(v_done) > 0 THEN
+        v_more := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (v_done)
+                        AND (EXISTS (SELECT FROM sf_inbox x WHERE x.instance_id = i.instance_id
+                                        AND x.visible_at <= clock_timestamp())
+                             OR EXISTS (SELECT FROM sf_turn t WHERE t.instance_key = i.instance_key)));
+        IF cardinality(v_more) > 0 THEN
+            v_results := ARRAY(SELECT CASE WHEN v_results[o.op] = 0 AND o.key = ANY (v_more) THEN 5
+                                           ELSE v_results[o.op] END
+                               FROM unnest(o_key) WITH ORDINALITY AS o(key, op) ORDER BY o.op);
+        END IF;
+    END IF;
     RETURN v_results;
 END $$;

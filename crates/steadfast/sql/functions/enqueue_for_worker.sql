@@ -16,7 +16,7 @@ BEGIN
     v_results := array_fill(0::bigint, ARRAY[cardinality(w_instance)]);
     PERFORM sf_insert_work(clock_timestamp(), v_results, '{}',
                            ARRAY(SELECT n::integer FROM generate_series(1, cardinality(w_instance)) AS g(n)),
-                           w_instance, w_execution, w_activity, w_tag, w_session, w_payload);
+                           w_instance, w_execution, w_activity, w_tag, w_session, w_payload, NULL, 0, 0, NULL);
     PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;

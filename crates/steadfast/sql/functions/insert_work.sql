@@ -1,4 +1,6 @@
 -- sf_insert_work: queues activities, and makes their sessions known.
+-- p_claim: given, the first p_limit of them are queued as claimed by it, if they belong to the turn's own instance, to
+-- no session, and to one of p_tags (NULL: any).
 -- Called by: sf_ack_orchestration_item, sf_enqueue_for_worker.
 -- Locks: instance rows of other instances (key share), session rows (key share), by key ascending: neither may
 --        be removed before this commits.  Hints: the caller's, after commit.
@@ -6,7 +8,8 @@
 --        again, for to insert it now, out of order, could deadlock.
 CREATE OR REPLACE FUNCTION sf_insert_work(
     p_now timestamptz, p_results bigint[], o_key bigint[], w_op integer[], w_instance text[], w_execution bigint[],
-    w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[])
+    w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[],
+    p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[])
 RETURNS void
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -40,10 +43,16 @@ BEGIN
             RAISE EXCEPTION 'a session was swept meanwhile' USING ERRCODE = 'serialization_failure';
         END IF;
     END IF;
-    INSERT INTO sf_work (instance_key, execution_id, activity_id, tag, session_key, available_at, payload)
-    SELECT coalesce(i.instance_key, o_key[w.op]), w.execution_id, w.activity_id, w.tag, w.session_key, p_now, w.payload
+    INSERT INTO sf_work (instance_key, execution_id, activity_id, tag, session_key, available_at, claim, leased_at,
+                         lease_ms, attempt_count, payload)
+    SELECT coalesce(i.instance_key, o_key[w.op]), w.execution_id, w.activity_id, w.tag, w.session_key,
+           CASE WHEN h.handed THEN p_now + p_lease_ms * interval '1 millisecond' ELSE p_now END,
+           CASE WHEN h.handed THEN p_claim ELSE 0 END, CASE WHEN h.handed THEN p_now END,
+           CASE WHEN h.handed THEN p_lease_ms END, CASE WHEN h.handed THEN 1 ELSE 0 END, w.payload
     FROM unnest(w_op, w_instance, w_execution, w_activity, w_tag, w_session, w_payload) WITH ORDINALITY
          AS w(op, instance_id, execution_id, activity_id, tag, session_key, payload, n)
     LEFT JOIN sf_instance i ON i.instance_id = w.instance_id
+    CROSS JOIN LATERAL (SELECT p_claim IS NOT NULL AND w.n <= p_limit AND w.session_key IS NULL
+                               AND w.instance_id IS NULL AND (p_tags IS NULL OR w.tag = ANY (p_tags)) AS handed) h
     WHERE p_results[w.op] = 0 ORDER BY w.n;
 END $$;

@@ -12,7 +12,7 @@ use tokio_postgres::Row;
 use super::connection::Pair;
 use super::error::StoreError;
 use super::fetch_lane::Mark;
-use super::lane::{Coded, Entry, answer_each, codes_of, committed, settle, settle_on, terms_for};
+use super::lane::{Coded, Entry, Hand, answer_each, codes_of, committed, must_look, settle, settle_on, terms_for};
 use super::listen::Queue;
 use super::params::Params;
 use super::store::Store;
@@ -22,11 +22,14 @@ pub(crate) trait Exchange: Coded {
     /// The queue that it fills.
     const FILLS: Queue;
 
-    /// Names of its function and of the one that claims from `queue`, as one.
-    fn both(queue: Queue) -> &'static str;
+    /// Names of its function and of the one that claims from `queue` (`direct`: what the call made), as one.
+    fn both(queue: Queue, direct: bool) -> &'static str;
 
     /// Whether the call puts something into the queue that it fills that is due at once.
     fn fills(call: &Self::Call) -> bool;
+
+    /// Where to find what these calls put there, if that can be claimed without a look at the queue.
+    fn targets(calls: &[&Self::Call]) -> Option<Targets>;
 
     /// What was taken from the other queue and is done with: whoever had it comes back for more.
     fn mark(_: &Self::Call) -> Option<Mark> {
@@ -34,11 +37,23 @@ pub(crate) trait Exchange: Coded {
     }
 }
 
+/// What a call puts within reach of a claim.
+pub(crate) enum Targets {
+    /// Messages for these instances.
+    Turns(Vec<String>),
+    /// Activities of these instances (their keys).
+    Work(Vec<i64>),
+}
+
 /// A look into a queue that goes along with a batch: [`super::fetch_lane::Along`] without its type.
 pub(crate) trait Passenger: Send + Sync {
     /// The queue that it looks into.
     fn queue(&self) -> Queue;
     fn function(&self) -> &'static str;
+    /// Whether it takes only what the batch makes.
+    fn direct(&self) -> bool;
+    /// What the batch itself must claim for it.
+    fn hand(&self) -> Option<Hand>;
     /// Place of the parameter that says how many to claim, from 0.
     fn limit_at(&self) -> usize;
     fn params(&self) -> Params;
@@ -61,8 +76,12 @@ fn passenger<B: Exchange>(store: &Arc<Store>, entries: &[Entry<B>]) -> Option<Bo
     if entries.len() > FEW_RETURNING {
         return None;
     }
-    let fills = entries.len() <= FEW && entries.iter().any(|e| B::fills(&e.call));
-    fills.then(|| store.passenger(B::FILLS)).flatten().or_else(|| {
+    let waits = || {
+        let calls: Vec<&B::Call> = entries.iter().map(|e| &e.call).filter(|c| B::fills(c)).collect();
+        let may_look = entries.len() <= FEW;
+        (!calls.is_empty()).then(|| store.passenger(B::FILLS, B::targets(&calls), may_look))?
+    };
+    waits().or_else(|| {
         let marks: Vec<Mark> = entries.iter().filter_map(|e| B::mark(&e.call)).collect();
         store.returning(B::FILLS.other(), &marks)
     })
@@ -73,11 +92,18 @@ pub(crate) async fn exchange<B: Exchange>(store: Arc<Store>, entries: Vec<Entry<
     let Some(mut passenger) = passenger::<B>(&store, &entries) else {
         return settle(store, entries).await;
     };
-    let terms = terms_for::<B>(&store, &entries);
+    let takes_turns = passenger.queue() == Queue::Turns;
+    let mut terms = terms_for::<B>(&store, &entries);
+    terms.tell = !takes_turns;
+    terms.hand = passenger.hand();
+    let moment = store.turns.moment();
     let answer = send::<B>(&store, &entries, &terms, passenger.as_ref()).await;
+    // Whatever is sent again is sent for itself.
+    terms.tell = true;
+    terms.hand = None;
     match answer.and_then(|rows| Ok((codes_of(&rows, entries.len())?, rows))) {
         Ok((codes, rows)) => {
-            metrics::histogram!("steadfast_batch_calls", "function" => B::both(passenger.queue()))
+            metrics::histogram!("steadfast_batch_calls", "function" => B::both(passenger.queue(), passenger.direct()))
                 .record(entries.len() as f64);
             if let Some(mut made) = committed::<B>(&store, &entries, &codes) {
                 let carried = match passenger.queue() {
@@ -85,9 +111,12 @@ pub(crate) async fn exchange<B: Exchange>(store: Arc<Store>, entries: Vec<Entry<
                     Queue::Turns => std::mem::take(&mut made.turns),
                     Queue::Work => std::mem::take(&mut made.work),
                 };
-                if carried > 0 && passenger.made(carried) {
-                    store.offer_now(B::FILLS);
+                // A claim of turns that follows the release has seen what waits for the instances.
+                let seen = takes_turns && std::mem::take(&mut made.released);
+                if (carried > 0 || seen) && passenger.made(carried) {
+                    store.offer_now(passenger.queue());
                 }
+                made.released &= must_look(&store, &moment, &codes);
                 made.announce(&store);
             }
             // Whoever is acknowledged comes back at once, and should find what was claimed for him; but he does not wait
@@ -115,7 +144,7 @@ async fn send<B: Exchange>(
 ) -> Result<Vec<Row>, StoreError> {
     let calls: Vec<&B::Call> = entries.iter().map(|e| &e.call).collect();
     let pair = Pair {
-        both: B::both(passenger.queue()),
+        both: B::both(passenger.queue(), passenger.direct()),
         first: B::FUNCTION,
         second: passenger.function(),
         limit_at: passenger.limit_at(),

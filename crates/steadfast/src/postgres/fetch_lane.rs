@@ -15,11 +15,13 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use super::error::StoreError;
+use super::exchange::Targets;
+use super::lane::Hand;
 use super::listen::{Hints, Queue};
 use super::params::Params;
 use super::store::{Store, later};
 use crate::history_cache::random_id;
-use crate::wake::{Found, Look, WaiterId, Wake};
+use crate::wake::{Found, Look, Moment, WaiterId, Wake};
 
 mod along;
 mod returning;
@@ -39,6 +41,18 @@ pub(crate) trait Claimer: Send + Sync + Sized + 'static {
     const FUNCTION: &'static str;
     /// Which of its parameters, from 0, says how many to claim.
     const LIMIT_AT: usize;
+
+    /// The stored function that claims what a call makes into which it goes, and nothing else.
+    const DIRECT_FUNCTION: &'static str;
+    /// Which of its parameters, from 0, says how many to claim.
+    const DIRECT_LIMIT_AT: usize;
+
+    /// Parameters of such a claim.
+    fn direct_params(store: &Store, group: &Self::Group, limit: usize, terms: &ClaimTerms, targets: &Targets)
+    -> Params;
+
+    /// What the call itself must claim, so that such a claim finds it.
+    fn hand(group: &Self::Group, limit: usize, terms: &ClaimTerms) -> Option<Hand>;
 
     /// What an ack of the item will name.
     fn mark(item: &Self::Item) -> Mark;
@@ -239,6 +253,16 @@ impl<C: Claimer> FetchLane<C> {
     pub(crate) fn due_in(self: &Arc<Self>, delay: Duration) {
         self.lock().wake.due_in(Instant::now(), delay);
         self.alarm.notify_one();
+    }
+
+    /// To be asked [`FetchLane::quiet_since`] later.
+    pub(crate) fn moment(&self) -> Moment {
+        self.lock().wake.moment()
+    }
+
+    /// Whether nobody has looked or signalled since then.
+    pub(crate) fn quiet_since(&self, moment: &Moment) -> bool {
+        self.lock().wake.quiet_since(moment)
     }
 
     /// Whether hints from other processes arrive; while they do not, the queue is polled.

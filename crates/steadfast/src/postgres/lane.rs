@@ -16,6 +16,7 @@ use super::params::Params;
 use super::store::Store;
 use crate::batch::{Lane, Limits};
 use crate::refusal::Refusal;
+use crate::wake::Moment;
 
 /// A kind of call that coalesces.
 pub(crate) trait Batch: Send + Sync + Sized + 'static {
@@ -139,11 +140,16 @@ pub(crate) struct Made {
     pub(crate) turns: usize,
     /// Activities.
     pub(crate) work: usize,
+    /// Instances were released that may have messages which came meanwhile, and were passed over.
+    pub(crate) released: bool,
 }
 
 impl Made {
     pub(crate) fn announce(self, store: &Store) {
         store.work_available(self.work);
+        if self.released {
+            store.turns.released();
+        }
         store.turns_available(self.turns);
     }
 }
@@ -160,6 +166,21 @@ pub(crate) struct Terms {
     pub(crate) wait: bool,
     /// Until when repeating the call makes sense.
     pub(crate) give_up: Instant,
+    /// Say of which turns the instances have messages waiting.
+    pub(crate) tell: bool,
+    /// Activities that the call queues are claimed at once, for those who wait for them here.
+    pub(crate) hand: Option<Hand>,
+}
+
+/// The claim of what a call itself puts into a queue.
+#[derive(Debug, Clone)]
+pub(crate) struct Hand {
+    pub(crate) batch_id: Uuid,
+    pub(crate) claim: i64,
+    pub(crate) limit: i32,
+    pub(crate) lease_ms: i64,
+    /// Tag keys; `None`: any.
+    pub(crate) tags: Option<Vec<Vec<u8>>>,
 }
 
 impl Terms {
@@ -173,8 +194,17 @@ impl Terms {
             sweep: store.time_to_sweep(),
             wait,
             give_up,
+            tell: true,
+            hand: None,
         }
     }
+}
+
+/// Code of a turn that is done, whose instance has messages waiting.
+const MORE: i64 = 5;
+
+fn is_done(code: i64) -> bool {
+    code == 0 || code == MORE
 }
 
 /// Code of an operation that needs a row which is held elsewhere.
@@ -182,7 +212,7 @@ const BUSY: i64 = 4;
 
 fn verdict(code: i64) -> Result<(), StoreError> {
     match code {
-        0 => Ok(()),
+        code if is_done(code) => Ok(()),
         1 => Err(Refusal::InvalidToken.into()),
         2 => Err(Refusal::LeaseEnded.into()),
         3 => Err(Refusal::DuplicateEvent.into()),
@@ -232,12 +262,20 @@ pub(crate) fn terms_for<B: Coded>(store: &Store, entries: &[Entry<B>]) -> Terms 
 async fn send_once<B: Coded>(store: &Arc<Store>, entries: &[Entry<B>], terms: &Terms) -> Result<Vec<i64>, StoreError> {
     let calls: Vec<&B::Call> = entries.iter().map(|e| &e.call).collect();
     let params = B::params(store, &calls, terms);
+    let moment = store.turns.moment();
     let rows = store.pipe.call_until(B::FUNCTION, &params, terms.give_up).await?;
     let codes = codes_of(&rows, entries.len())?;
-    if let Some(made) = committed::<B>(store, entries, &codes) {
+    if let Some(mut made) = committed::<B>(store, entries, &codes) {
+        made.released &= must_look(store, &moment, &codes);
         made.announce(store);
     }
     Ok(codes)
+}
+
+/// Whether somebody must look for turns because instances were released: messages wait for one of them, or came
+/// and were passed over while the call was under way, of which its answer cannot know.
+pub(crate) fn must_look(store: &Store, moment: &Moment, codes: &[i64]) -> bool {
+    codes.contains(&MORE) || !store.turns.quiet_since(moment)
 }
 
 /// What the calls that are done have made; `None` when none is.
@@ -245,7 +283,7 @@ pub(crate) fn committed<B: Coded>(store: &Arc<Store>, entries: &[Entry<B>], code
     let done: Vec<&B::Call> = entries
         .iter()
         .zip(codes)
-        .filter(|(_, code)| **code == 0)
+        .filter(|(_, code)| is_done(**code))
         .map(|(e, _)| &e.call)
         .collect();
     (!done.is_empty()).then(|| B::committed(store, &done))
@@ -302,7 +340,7 @@ async fn wait_apart<B: Coded>(store: Arc<Store>, entry: Entry<B>) {
             Ok(rows) => break codes_of(&rows, 1),
         }
     };
-    if matches!(result.as_deref(), Ok([0])) {
+    if matches!(result.as_deref(), Ok([code]) if is_done(*code)) {
         B::committed(&store, &[&entry.call]).announce(&store);
     }
     entry.answer(result.and_then(|codes| verdict(codes.first().copied().unwrap_or(BUSY))));

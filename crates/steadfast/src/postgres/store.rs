@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::builder::LongPoll;
 use super::connection::{Connector, Pipe};
 use super::error::StoreError;
-use super::exchange::Passenger;
+use super::exchange::{Passenger, Targets};
 use super::feed::FeedSide;
 use super::fetch_lane::{FetchLane, Mark};
 use super::lane::BatchLane;
@@ -155,10 +155,15 @@ impl Store {
     }
 
     /// Somebody who waits here for `queue` goes along with a call that fills it.
-    pub(crate) fn passenger(&self, queue: Queue) -> Option<Box<dyn Passenger>> {
+    pub(crate) fn passenger(
+        &self,
+        queue: Queue,
+        targets: Option<Targets>,
+        may_look: bool,
+    ) -> Option<Box<dyn Passenger>> {
         match queue {
-            Queue::Turns => self.turns.along(),
-            Queue::Work => self.work.along(),
+            Queue::Turns => self.turns.along(targets, may_look),
+            Queue::Work => self.work.along(targets, may_look),
         }
     }
 

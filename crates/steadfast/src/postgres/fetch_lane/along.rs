@@ -10,24 +10,30 @@ use tokio_postgres::Row;
 
 use super::{ClaimTerms, Claimed, Claimer, FetchLane, Mark};
 use crate::postgres::error::StoreError;
-use crate::postgres::exchange::Passenger;
+use crate::postgres::exchange::{Passenger, Targets};
+use crate::postgres::lane::Hand;
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::Store;
 use crate::wake::{Look, WaiterId};
 
 impl<C: Claimer> FetchLane<C> {
-    /// A look that goes along with a call which fills this queue; `None` when nobody waits for one.
-    pub(crate) fn along(self: &Arc<Self>) -> Option<Box<dyn Passenger>> {
+    /// A look that goes along with a call which fills this queue; `None` when nobody waits for one. With `targets`, and
+    /// into a queue that is dry, it claims just those; any other look goes along only if it may.
+    pub(crate) fn along(self: &Arc<Self>, targets: Option<Targets>, may_look: bool) -> Option<Box<dyn Passenger>> {
+        if targets.is_none() && !may_look {
+            return None;
+        }
         let store = self.claimer.store()?;
         let look = {
             let mut state = self.lock();
             if state.closed {
                 return None;
             }
-            state.wake.look_along(Instant::now())?
+            state.wake.look_along(Instant::now(), !may_look)?
         };
-        Some(self.passenger(store, look, Vec::new()))
+        let targets = targets.filter(|_| look.direct);
+        Some(self.passenger(store, look, Vec::new(), targets))
     }
 
     /// A look that goes along with acks of these items, for the callers who come back for more when they are
@@ -43,7 +49,7 @@ impl<C: Claimer> FetchLane<C> {
             let look = state.wake.look_returning(Instant::now(), &group, seats.len())?;
             (look, seats)
         };
-        Some(self.passenger(store, look, returning))
+        Some(self.passenger(store, look, returning, None))
     }
 
     fn passenger(
@@ -51,6 +57,7 @@ impl<C: Claimer> FetchLane<C> {
         store: Arc<Store>,
         mut look: Look<C::Group>,
         mut returning: Vec<C::Seat>,
+        targets: Option<Targets>,
     ) -> Box<dyn Passenger> {
         let (ids, mut seats) = self.seats_of(&mut look);
         returning.truncate(look.returning);
@@ -62,6 +69,8 @@ impl<C: Claimer> FetchLane<C> {
             ids,
             seats,
             terms: ClaimTerms::new(),
+            targets,
+            made: 0,
         })
     }
 }
@@ -74,6 +83,10 @@ struct Along<C: Claimer> {
     ids: Vec<WaiterId>,
     seats: Vec<C::Seat>,
     terms: ClaimTerms,
+    /// Of a claim of just these.
+    targets: Option<Targets>,
+    /// What the call has put there.
+    made: usize,
 }
 
 impl<C: Claimer> Passenger for Along<C> {
@@ -82,18 +95,32 @@ impl<C: Claimer> Passenger for Along<C> {
     }
 
     fn function(&self) -> &'static str {
-        C::FUNCTION
+        if self.direct() { C::DIRECT_FUNCTION } else { C::FUNCTION }
+    }
+
+    fn direct(&self) -> bool {
+        self.targets.is_some()
+    }
+
+    fn hand(&self) -> Option<Hand> {
+        self.targets.as_ref()?;
+        C::hand(&self.look.group, self.seats.len(), &self.terms)
     }
 
     fn limit_at(&self) -> usize {
-        C::LIMIT_AT
+        if self.direct() { C::DIRECT_LIMIT_AT } else { C::LIMIT_AT }
     }
 
     fn params(&self) -> Params {
-        C::params(&self.store, &self.look.group, &self.seats, &self.terms, false)
+        let group = &self.look.group;
+        match &self.targets {
+            Some(targets) => C::direct_params(&self.store, group, self.seats.len(), &self.terms, targets),
+            None => C::params(&self.store, group, &self.seats, &self.terms, false),
+        }
     }
 
     fn made(&mut self, units: usize) -> bool {
+        self.made = units;
         let mut state = self.lane.lock();
         state.wake.signal_along(&mut self.look);
         state.keep(units)
@@ -108,13 +135,22 @@ impl<C: Claimer> Passenger for Along<C> {
                 ids,
                 seats,
                 terms,
+                targets,
+                made,
             } = *self;
+            let hands = C::hand(&look.group, seats.len(), &terms).is_some();
             let result = match answer {
                 // Nothing was claimed, for a reason that may be the other half's: look again, alone.
                 Err(error) if !error.is_in_doubt() => Ok(Claimed::again()),
                 answer => FetchLane::<C>::taken(&store, &look.group, &seats, &terms, answer).await,
             };
+            // What the call put there and could not hand over (another tag) is for an ordinary look.
+            let handed = result.as_ref().map_or(0, |claimed| claimed.items.len());
+            let left = targets.is_some() && hands && handed < made.min(seats.len());
             lane.finish(look, &ids, &seats, result).await;
+            if left {
+                lane.released();
+            }
         })
     }
 }

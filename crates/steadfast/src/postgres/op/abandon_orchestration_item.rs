@@ -69,6 +69,10 @@ impl Coded for AbandonTurns {
                 _ => now += 1,
             }
         }
-        Made { turns: now, work: 0 }
+        Made {
+            turns: now,
+            work: 0,
+            released: false,
+        }
     }
 }

@@ -69,6 +69,10 @@ impl Coded for AbandonWork {
                 _ => now += 1,
             }
         }
-        Made { turns: 0, work: now }
+        Made {
+            turns: 0,
+            work: now,
+            released: false,
+        }
     }
 }

@@ -6,13 +6,15 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use crate::batch::Limits;
 use crate::item::{index_key, pack_version};
 use crate::postgres::error::StoreError;
-use crate::postgres::exchange::{Exchange, exchange};
+use crate::postgres::exchange::{Exchange, Targets, exchange};
 use crate::postgres::feed::feed_kinds;
 use crate::postgres::fetch_lane::Mark;
-use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms};
+use crate::postgres::lane::{Batch, Coded, Entry, Hand, Made, Terms};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column};
@@ -56,7 +58,10 @@ impl Coded for AckTurns {
         let params = message_params(store, params, calls);
         let params = cancel_params(params, calls);
         let params = kv_params(params, calls);
-        params.smalls(feed_kinds(store, calls.iter().flat_map(|c| &c.events)))
+        let params = params
+            .smalls(feed_kinds(store, calls.iter().flat_map(|c| &c.events)))
+            .flag(terms.tell);
+        hand_params(params, terms.hand.as_ref())
     }
 
     fn give_up(store: &Store, call: &EncodedTurn) -> Instant {
@@ -81,14 +86,13 @@ impl Coded for AckTurns {
             }
         }
         store.feed_written(calls.iter().flat_map(|c| &c.events));
-        // A released instance may have messages that came while it was leased.
-        store.turns.released();
         if let Some(at) = due {
             store.turns_due_in(until_epoch_ms(store.pipe.faults().skewed_ms(at)));
         }
         Made {
             turns: messaged.len(),
             work,
+            released: true,
         }
     }
 }
@@ -96,8 +100,9 @@ impl Coded for AckTurns {
 impl Exchange for AckTurns {
     const FILLS: Queue = Queue::Work;
 
-    fn both(queue: Queue) -> &'static str {
+    fn both(queue: Queue, direct: bool) -> &'static str {
         match queue {
+            Queue::Work if direct => "sf_ack_orchestration_item+sf_handed_work",
             Queue::Turns => "sf_ack_orchestration_item+sf_fetch_orchestration_item",
             Queue::Work => "sf_ack_orchestration_item+sf_fetch_work_item",
         }
@@ -109,6 +114,12 @@ impl Exchange for AckTurns {
 
     fn fills(call: &EncodedTurn) -> bool {
         !call.activities.is_empty()
+    }
+
+    fn targets(calls: &[&EncodedTurn]) -> Option<Targets> {
+        // Who takes an activity of a session must take the session, which is more than to claim a row.
+        let plain = calls.iter().flat_map(|c| &c.activities).all(|a| a.session.is_none());
+        plain.then(|| Targets::Work(calls.iter().map(|c| c.token.instance_key).collect()))
     }
 }
 
@@ -219,6 +230,15 @@ fn kv_params(params: Params, calls: &[&EncodedTurn]) -> Params {
                 .collect(),
         )
         .bigs_opt(rows.iter().map(|r| r.1.at_ms).collect())
+}
+
+fn hand_params(params: Params, hand: Option<&Hand>) -> Params {
+    params
+        .uuid(hand.map_or_else(Uuid::nil, |h| h.batch_id))
+        .big_opt(hand.map(|h| h.claim))
+        .int(hand.map_or(0, |h| h.limit))
+        .big(hand.map_or(0, |h| h.lease_ms))
+        .maybe_byteas(hand.and_then(|h| h.tags.clone()))
 }
 
 /// Codes of a mutating function that was called alone.

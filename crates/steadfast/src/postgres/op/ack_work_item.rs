@@ -2,7 +2,7 @@
 //!
 //! Invariant: removal and delivery are one commit.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use duroxide::providers::WorkItem;
 
 use crate::batch::Limits;
 use crate::item::{ItemError, Message, MessageKind};
-use crate::postgres::exchange::{Exchange, exchange};
+use crate::postgres::exchange::{Exchange, Targets, exchange};
 use crate::postgres::fetch_lane::Mark;
 use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms};
 use crate::postgres::listen::Queue;
@@ -93,6 +93,7 @@ impl Coded for AckWork {
         Made {
             turns: messaged.len(),
             work: 0,
+            released: false,
         }
     }
 }
@@ -100,8 +101,9 @@ impl Coded for AckWork {
 impl Exchange for AckWork {
     const FILLS: Queue = Queue::Turns;
 
-    fn both(queue: Queue) -> &'static str {
+    fn both(queue: Queue, direct: bool) -> &'static str {
         match queue {
+            Queue::Turns if direct => "sf_ack_work_item+sf_claim_instances",
             Queue::Turns => "sf_ack_work_item+sf_fetch_orchestration_item",
             Queue::Work => "sf_ack_work_item+sf_fetch_work_item",
         }
@@ -113,5 +115,13 @@ impl Exchange for AckWork {
 
     fn fills(call: &AckedWork) -> bool {
         call.completion.is_some()
+    }
+
+    fn targets(calls: &[&AckedWork]) -> Option<Targets> {
+        let instances: BTreeSet<&str> = calls
+            .iter()
+            .filter_map(|c| c.completion.as_ref().map(|m| m.instance.as_str()))
+            .collect();
+        Some(Targets::Turns(instances.into_iter().map(str::to_owned).collect()))
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::batch::Limits;
 use crate::group::millis;
 use crate::item::Message;
-use crate::postgres::exchange::{Exchange, exchange};
+use crate::postgres::exchange::{Exchange, Targets, exchange};
 use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
@@ -78,14 +78,18 @@ impl Coded for EnqueueMessages {
                 _ => now += 1,
             }
         }
-        Made { turns: now, work: 0 }
+        Made {
+            turns: now,
+            work: 0,
+            released: false,
+        }
     }
 }
 
 impl Exchange for EnqueueMessages {
     const FILLS: Queue = Queue::Turns;
 
-    fn both(_: Queue) -> &'static str {
+    fn both(_: Queue, _: bool) -> &'static str {
         "sf_enqueue_for_orchestrator+sf_fetch_orchestration_item"
     }
 
@@ -94,5 +98,10 @@ impl Exchange for EnqueueMessages {
             Some(delay) => delay.is_zero(),
             None => call.message.due_ms.is_none(),
         }
+    }
+
+    fn targets(_: &[&Enqueued]) -> Option<Targets> {
+        // A start makes an instance, which is more than to claim one.
+        None
     }
 }

@@ -57,6 +57,7 @@ impl Coded for EnqueueWork {
         Made {
             turns: 0,
             work: calls.len(),
+            released: false,
         }
     }
 }

@@ -16,7 +16,9 @@ use super::abandon_orchestration_item::AbandonedTurn;
 use crate::group::{TurnGroup, millis};
 use crate::item::decode_history;
 use crate::postgres::error::StoreError;
+use crate::postgres::exchange::Targets;
 use crate::postgres::fetch_lane::{ClaimTerms, Claimed, Claimer, Mark};
+use crate::postgres::lane::Hand;
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column};
@@ -44,6 +46,21 @@ impl Claimer for TurnClaimer {
 
     const FUNCTION: &'static str = "sf_fetch_orchestration_item";
     const LIMIT_AT: usize = 3;
+
+    const DIRECT_FUNCTION: &'static str = "sf_claim_instances";
+    const DIRECT_LIMIT_AT: usize = 3;
+
+    fn direct_params(store: &Store, group: &TurnGroup, limit: usize, terms: &ClaimTerms, targets: &Targets) -> Params {
+        let instances = match targets {
+            Targets::Turns(instances) => instances.clone(),
+            Targets::Work(_) => Vec::new(),
+        };
+        params(store, group, limit, terms, false).texts(instances)
+    }
+
+    fn hand(_: &TurnGroup, _: usize, _: &ClaimTerms) -> Option<Hand> {
+        None
+    }
 
     fn mark(turn: &ClaimedTurn) -> Mark {
         (turn.token.instance_key, turn.token.claim)

@@ -16,7 +16,9 @@ use super::abandon_work_item::AbandonedWork;
 use crate::group::{WorkGroup, millis};
 use crate::item::{MessageKind, index_key, to_payload};
 use crate::postgres::error::StoreError;
+use crate::postgres::exchange::Targets;
 use crate::postgres::fetch_lane::{ClaimTerms, Claimed, Claimer, Mark};
+use crate::postgres::lane::Hand;
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column};
@@ -42,6 +44,31 @@ impl Claimer for WorkClaimer {
 
     const FUNCTION: &'static str = "sf_fetch_work_item";
     const LIMIT_AT: usize = 3;
+
+    const DIRECT_FUNCTION: &'static str = "sf_handed_work";
+    const DIRECT_LIMIT_AT: usize = 1;
+
+    fn direct_params(store: &Store, _: &WorkGroup, limit: usize, terms: &ClaimTerms, targets: &Targets) -> Params {
+        let keys = match targets {
+            Targets::Work(keys) => keys.clone(),
+            Targets::Turns(_) => Vec::new(),
+        };
+        Params::new()
+            .big(terms.claim)
+            .int(i32::try_from(limit).unwrap_or(i32::MAX))
+            .bigs(keys)
+            .big(store.cache().owner())
+    }
+
+    fn hand(group: &WorkGroup, limit: usize, terms: &ClaimTerms) -> Option<Hand> {
+        Some(Hand {
+            batch_id: terms.batch_id,
+            claim: terms.claim,
+            limit: i32::try_from(limit).unwrap_or(i32::MAX),
+            lease_ms: group.lease_ms,
+            tags: group.tags.clone(),
+        })
+    }
 
     fn mark(work: &ClaimedWork) -> Mark {
         (work.token.work_id, work.token.claim)

@@ -295,6 +295,9 @@ async fn turn_calls(session: &Session, seen: &mut Seen) {
                 .explain(&name, &ack_turns(wait, &turns, &keys, &claims, &upto))
                 .await,
         );
+        let name = format!("handed work, waiting {wait}");
+        let sql = format!("SELECT * FROM sf_handed_work(4712, 64, {keys}, 99)");
+        seen.note(&name, &session.explain(&name, &sql).await);
         session.run("ROLLBACK").await;
     }
 }
@@ -342,6 +345,12 @@ fn ack_turns(wait: bool, turns: &[(i64, i64)], keys: &str, claims: &str, upto: &
         per("'v'::bytea"),
         per("1::bigint"),
         "'{}'::smallint[]".to_owned(),
+        "true".to_owned(),
+        // Some of the activities are handed over, unless the call waits for rows.
+        format!(
+            "gen_random_uuid(), {}, 64, 60000, NULL",
+            if wait { "NULL" } else { "4712" }
+        ),
     ];
     format!(
         "SELECT sf_ack_orchestration_item(gen_random_uuid(), 60000, true, {wait}, 99, {keys}, {claims}, {upto}, {})",
@@ -387,6 +396,13 @@ async fn work_calls(session: &Session, seen: &mut Seen) {
             per("'i' || n"),
             per("5::smallint"),
             per("'c'::bytea")
+        );
+        seen.note(&name, &session.explain(&name, &sql).await);
+        let name = format!("claim instances, {suffix}");
+        let sql = format!(
+            "SELECT * FROM sf_claim_instances(gen_random_uuid(), false, 4713, 64, 30000, NULL, NULL, 99, '{{}}', 1000,
+                 16777216, {})",
+            per("'i' || n")
         );
         seen.note(&name, &session.explain(&name, &sql).await);
         session.run("ROLLBACK").await;
