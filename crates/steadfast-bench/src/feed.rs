@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
+use cpu_time::ProcessTime;
 use duroxide::providers::Provider;
 use duroxide::{Event, EventKind};
 use steadfast::embedded::EmbeddedProvider;
@@ -17,6 +18,7 @@ use steadfast::feed::{ChangePoller, Feed, Level};
 use steadfast::postgres::PostgresProvider;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
+use crate::server::Server;
 use crate::workload::{Slots, Workload};
 
 /// How much to measure.
@@ -34,6 +36,16 @@ pub(crate) struct Options {
     /// Runs at each level.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
+    /// Only what workers pay.
+    #[arg(long)]
+    only_throughput: bool,
+}
+
+/// Where the workload runs.
+#[derive(Clone, Copy, Debug)]
+enum Engine {
+    Postgres,
+    Embedded,
 }
 
 /// A reader process: prints the time of each delivery.
@@ -54,6 +66,18 @@ const POLL: NonZeroU32 = match NonZeroU32::new(100) {
 };
 
 pub(crate) async fn run(url: &str, options: &Options) -> Result<()> {
+    if !options.only_throughput {
+        reading(url, options).await?;
+    }
+    if options.orchestrations > 0 {
+        throughput(url, options, Engine::Postgres).await?;
+        throughput(url, options, Engine::Embedded).await?;
+    }
+    Ok(())
+}
+
+/// Polls behind logs of two lengths, and the way to another process.
+async fn reading(url: &str, options: &Options) -> Result<()> {
     let schema = format!("bench_feed_{}", std::process::id());
     let postgres = PostgresProvider::builder(url)
         .schema(&schema)
@@ -81,7 +105,7 @@ pub(crate) async fn run(url: &str, options: &Options) -> Result<()> {
     postgres.cleanup_schema().await?;
     postgres.close().await;
     embedded.close().await;
-    throughput(url, options).await
+    Ok(())
 }
 
 fn scheduled(instance: &str, id: u64) -> Event {
@@ -222,16 +246,28 @@ pub(crate) async fn read(url: Option<&str>, options: &ReaderOptions) -> Result<(
     }
 }
 
-/// Orchestrations a second at each level, in turn.
-async fn throughput(url: &str, options: &Options) -> Result<()> {
-    if options.orchestrations == 0 {
-        return Ok(());
-    }
+/// What one run at a level came to.
+#[derive(Clone, Copy)]
+struct Paid {
+    /// Orchestrations a second.
+    rate: f64,
+    /// CPU time for one, in µs: the server's, or that of this process where the store is within.
+    cpu_us: f64,
+    /// Transactions that wrote, for one; on a server only.
+    commits: f64,
+}
+
+/// What workers pay at each level, in turn.
+async fn throughput(url: &str, options: &Options, engine: Engine) -> Result<()> {
     let levels = [Level::Off, Level::Lifecycle, Level::History];
-    let mut rates: [Vec<f64>; 3] = Default::default();
+    let mut paid: [Vec<Paid>; 3] = Default::default();
     let mut workloads = Vec::new();
+    let server = Server::open(url).await?;
     for level in levels {
-        let workload = Workload::open_with(url, Slots::both(32), level).await?;
+        let workload = match engine {
+            Engine::Postgres => Workload::open_with(url, Slots::both(32), level).await?,
+            Engine::Embedded => Workload::open_embedded(Slots::both(32), level).await?,
+        };
         workload.warm_up().await?;
         workloads.push(workload);
     }
@@ -239,26 +275,41 @@ async fn throughput(url: &str, options: &Options) -> Result<()> {
         // Each level is first, second and third equally often.
         for n in 0..levels.len() {
             let which = (n + round) % levels.len();
+            let (before, own) = (server.start().await?, ProcessTime::now());
             let took = workloads[which].fan_outs(options.orchestrations).await?;
-            rates[which].push(options.orchestrations as f64 / took.as_secs_f64());
+            // What is assigned after the last commit belongs to it, too.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let (costs, count) = (server.since(&before).await?, options.orchestrations as f64);
+            let cpu = match engine {
+                Engine::Postgres => costs.server_cpu_seconds.unwrap_or(f64::NAN),
+                Engine::Embedded => own.elapsed().as_secs_f64(),
+            };
+            paid[which].push(Paid {
+                rate: count / took.as_secs_f64(),
+                cpu_us: cpu * 1e6 / count,
+                commits: costs.writing_transactions / count,
+            });
         }
     }
-    let medians: Vec<f64> = rates
-        .iter_mut()
-        .map(|r| {
-            r.sort_unstable_by(f64::total_cmp);
-            r[r.len() / 2]
-        })
-        .collect();
-    for (level, rate) in levels.iter().zip(&medians) {
+    for (level, runs) in levels.iter().zip(&paid) {
+        let change = |what: fn(&Paid) -> f64| (median(runs, what) / median(&paid[0], what) - 1.0) * 100.0;
         println!(
-            "throughput at {level:?}: {rate:.0} fan-outs/s (median of {}), {:+.1} % of off",
-            options.rounds,
-            (rate / medians[0] - 1.0) * 100.0
+            "{engine:?} at {level:?}: {:.0} fan-outs/s ({:+.1} %), {:.0} us CPU each ({:+.1} %), {:.2} writing transactions each",
+            median(runs, |p| p.rate),
+            change(|p| p.rate),
+            median(runs, |p| p.cpu_us),
+            change(|p| p.cpu_us),
+            median(runs, |p| p.commits),
         );
     }
     for workload in workloads {
         workload.close().await?;
     }
     Ok(())
+}
+
+fn median(runs: &[Paid], what: fn(&Paid) -> f64) -> f64 {
+    let mut values: Vec<f64> = runs.iter().map(what).collect();
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }

@@ -11,6 +11,7 @@ use duroxide::providers::Provider;
 use duroxide::runtime::registry::ActivityRegistry;
 use duroxide::runtime::{Runtime, RuntimeOptions};
 use duroxide::{ActivityContext, Client, OrchestrationContext, OrchestrationRegistry, OrchestrationStatus};
+use steadfast::embedded::EmbeddedProvider;
 use steadfast::feed::Level;
 use steadfast::postgres::PostgresProvider;
 
@@ -30,9 +31,16 @@ impl Slots {
     }
 }
 
-/// A runtime on a fresh schema.
+/// Where it runs.
+enum Store {
+    Schema(PostgresProvider),
+    /// In a folder that is removed with it.
+    File(EmbeddedProvider, tempfile::TempDir),
+}
+
+/// A runtime on a fresh store.
 pub(crate) struct Workload {
-    provider: PostgresProvider,
+    store: Store,
     runtime: Arc<Runtime>,
     client: Client,
     turns: Arc<AtomicU64>,
@@ -53,11 +61,25 @@ impl Workload {
             std::process::id(),
             SCHEMAS.fetch_add(1, Ordering::Relaxed)
         );
-        let provider = PostgresProvider::builder(url)
+        let opened = PostgresProvider::builder(url)
             .schema(schema)
             .feed(level)
             .connect()
             .await?;
+        let provider: Arc<dyn Provider> = Arc::new(opened.clone());
+        Ok(Self::over(Store::Schema(opened), provider, slots).await)
+    }
+
+    /// In a file, on the disk of the machine's temporary files.
+    pub(crate) async fn open_embedded(slots: Slots, level: Level) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let opened = EmbeddedProvider::builder(folder.path().join("store.db")).feed(level);
+        let opened = opened.open().await?;
+        let provider: Arc<dyn Provider> = Arc::new(opened.clone());
+        Ok(Self::over(Store::File(opened, folder), provider, slots).await)
+    }
+
+    async fn over(store: Store, provider: Arc<dyn Provider>, slots: Slots) -> Self {
         let turns = Arc::new(AtomicU64::new(0));
         let counted = Arc::clone(&turns);
         let activities = ActivityRegistry::builder()
@@ -84,16 +106,14 @@ impl Workload {
             worker_concurrency: slots.activities,
             ..RuntimeOptions::default()
         };
-        let store: Arc<dyn Provider> = Arc::new(provider.clone());
-        let runtime = Runtime::start_with_options(Arc::clone(&store), activities, orchestrations, options).await;
-        let client = Client::new(store);
-        Ok(Self {
-            provider,
+        let runtime = Runtime::start_with_options(Arc::clone(&provider), activities, orchestrations, options).await;
+        Self {
+            store,
             runtime,
-            client,
+            client: Client::new(provider),
             turns,
             started: AtomicUsize::new(0),
-        })
+        }
     }
 
     /// Connections are open, statements prepared, the listener listens.
@@ -127,8 +147,16 @@ impl Workload {
 
     pub(crate) async fn close(self) -> Result<()> {
         self.runtime.shutdown(Some(1000)).await;
-        self.provider.cleanup_schema().await?;
-        self.provider.close().await;
+        match self.store {
+            Store::Schema(provider) => {
+                provider.cleanup_schema().await?;
+                provider.close().await;
+            }
+            Store::File(provider, folder) => {
+                provider.close().await;
+                folder.close()?;
+            }
+        }
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::{fmt, path::PathBuf, sync::Arc};
 use duroxide::{Client, providers::Provider};
 use steadfast::{
     embedded::EmbeddedProvider,
-    feed::Feed,
+    feed::{Feed, Level},
     inspect::{Inspect, InstanceDetail},
     postgres::{Migrations, PostgresProvider},
 };
@@ -45,21 +45,30 @@ impl Place {
 
 /// The store that the options name; it must be there.
 pub(crate) async fn open(globals: &Globals) -> Result<Store, CliError> {
-    open_with(globals.place()?, Migrations::Verify, "steadfast", Some(POOL_SIZE)).await
+    open_with(
+        globals.place()?,
+        Migrations::Verify,
+        "steadfast",
+        Some(POOL_SIZE),
+        Level::default(),
+    )
+    .await
 }
 
-/// As [`open`], or making it.
+/// As [`open`], or making it; `records`: what is done through it goes into the change feed at this level.
 pub(crate) async fn open_with(
     place: Place,
     migrations: Migrations,
     application: &str,
     pool_size: Option<usize>,
+    records: Level,
 ) -> Result<Store, CliError> {
     let provider: Arc<dyn Inspect> = match &place {
         Place::Database { url, schema } => {
             let builder = PostgresProvider::builder(url)
                 .schema(schema)
                 .migrations(migrations)
+                .feed(records)
                 .application_name(application);
             let builder = match pool_size {
                 Some(size) => builder.pool_size(size),
@@ -71,7 +80,7 @@ pub(crate) async fn open_with(
             if !matches!(migrations, Migrations::Apply) && !path.exists() {
                 return Err(CliError::NoFile(path.clone()));
             }
-            Arc::new(EmbeddedProvider::open(path).await?)
+            Arc::new(EmbeddedProvider::builder(path).feed(records).open().await?)
         }
     };
     Ok(Store { provider, place })

@@ -807,25 +807,27 @@ END $$;
 CREATE FUNCTION steadfast_golden.sf_feed_append(p_at timestamp with time zone, p_results bigint[], o_key bigint[], o_execution bigint[], e_op integer[], e_event bigint[], e_kind smallint[]) RETURNS void
     LANGUAGE plpgsql
     AS $$
-DECLARE
-    v_rows sf_feed_pending_0[];
 BEGIN
-    v_rows := ARRAY(
-        SELECT ROW(nextval('sf_feed_pending_id'), pg_current_xact_id(), floor(random() * 9e15)::bigint, p_at,
-                   i.instance_key, i.instance_id, coalesce(o_execution[f.op], i.execution_id), i.orchestration_name,
-                   f.event_ids, f.kinds)::sf_feed_pending_0
-        FROM (SELECT e.op, array_agg(e.event_id ORDER BY e.n) AS event_ids, array_agg(e.kind ORDER BY e.n) AS kinds
-              FROM unnest(e_op, e_event, e_kind) WITH ORDINALITY AS e(op, event_id, kind, n)
-              WHERE e.kind <> 0 AND coalesce(p_results[e.op], 0) = 0 GROUP BY e.op) f
-        JOIN sf_instance i ON i.instance_key = o_key[f.op]);
-    IF cardinality(v_rows) = 0 THEN
-        RETURN;
-    END IF;
-    -- Only the table that is written to is locked, so that the other can be truncated.
+    -- Only the table that is written to is locked, so that the other can be truncated. Hence two statements that differ in
+    -- nothing but the table, each of which is one insertion for the whole batch.
     IF (SELECT h.filling FROM sf_feed_head h) = 0 THEN
-        INSERT INTO sf_feed_pending_0 SELECT (unnest(v_rows)).*;
+        INSERT INTO sf_feed_pending_0
+        SELECT nextval('sf_feed_pending_id'), pg_current_xact_id(), floor(random() * 9e15)::bigint, p_at, i.instance_key,
+               i.instance_id, coalesce(o_execution[f.op], i.execution_id), i.orchestration_name, f.event_ids, f.kinds
+        FROM (SELECT s.op, array_agg(s.event_id) AS event_ids, array_agg(s.kind) AS kinds
+              FROM (SELECT e.op, e.event_id, e.kind
+                    FROM unnest(e_op, e_event, e_kind) WITH ORDINALITY AS e(op, event_id, kind, n)
+                    WHERE e.kind <> 0 AND coalesce(p_results[e.op], 0) = 0 ORDER BY e.op, e.n) s GROUP BY s.op) f
+        JOIN sf_instance i ON i.instance_key = o_key[f.op];
     ELSE
-        INSERT INTO sf_feed_pending_1 SELECT (unnest(v_rows)).*;
+        INSERT INTO sf_feed_pending_1
+        SELECT nextval('sf_feed_pending_id'), pg_current_xact_id(), floor(random() * 9e15)::bigint, p_at, i.instance_key,
+               i.instance_id, coalesce(o_execution[f.op], i.execution_id), i.orchestration_name, f.event_ids, f.kinds
+        FROM (SELECT s.op, array_agg(s.event_id) AS event_ids, array_agg(s.kind) AS kinds
+              FROM (SELECT e.op, e.event_id, e.kind
+                    FROM unnest(e_op, e_event, e_kind) WITH ORDINALITY AS e(op, event_id, kind, n)
+                    WHERE e.kind <> 0 AND coalesce(p_results[e.op], 0) = 0 ORDER BY e.op, e.n) s GROUP BY s.op) f
+        JOIN sf_instance i ON i.instance_key = o_key[f.op];
     END IF;
 END $$;
 
@@ -946,7 +948,8 @@ CREATE FUNCTION steadfast_golden.sf_feed_read(p_after bigint, p_limit integer, p
         ORDER BY f.last_sequence LIMIT p_limit),
     stretch AS MATERIALIZED (
         -- Not least() alone: it passes over NULL, and nothing has no end.
-        SELECT CASE WHEN count(*) > 0 THEN least(max(s.last_sequence), p_after + p_limit) END AS upto, sum(cardinality(s.kinds)) AS events,
+        SELECT CASE WHEN count(*) > 0 THEN least(max(s.last_sequence), p_after + p_limit) END AS upto,
+               sum(cardinality(s.kinds)) AS events,
                min(s.last_sequence - cardinality(s.kinds) + 1) AS from_sequence FROM scanned s),
     matching AS (
         SELECT s.* FROM scanned s
@@ -963,11 +966,8 @@ CREATE FUNCTION steadfast_golden.sf_feed_read(p_after bigint, p_limit integer, p
            t.upto, (SELECT s.mark FROM scanned s WHERE s.last_sequence >= t.upto ORDER BY s.last_sequence LIMIT 1),
            t.from_sequence, t.events::bigint, m.last_sequence, m.mark, (extract(epoch FROM m.at) * 1000)::bigint,
            m.instance_id, m.execution_id, m.orchestration_name, m.event_ids, m.kinds,
-           CASE WHEN p_payload AND m.last_sequence IS NOT NULL THEN ARRAY(
-               SELECT e.payload FROM unnest(m.event_ids) WITH ORDINALITY AS u(id, n)
-               LEFT JOIN sf_event e ON e.instance_key = m.instance_key AND e.execution_id = m.execution_id
-                                   AND e.event_id = u.id
-               ORDER BY u.n) END
+           CASE WHEN p_payload AND m.last_sequence IS NOT NULL
+                THEN sf_feed_payloads(m.instance_key, m.execution_id, m.event_ids) END
     FROM h CROSS JOIN stretch t LEFT JOIN matching m ON true
     ORDER BY m.last_sequence
 $$;

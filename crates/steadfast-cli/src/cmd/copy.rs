@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::json;
-use steadfast::{postgres::Migrations, transfer};
+use steadfast::{feed::Level, postgres::Migrations, transfer};
 
 use crate::{
     cli::Globals,
@@ -43,8 +43,8 @@ pub(crate) async fn run(globals: &Globals, arguments: &Arguments, output: &mut O
         return Err(CliError::Usage("--from and --to are the same place".to_owned()));
     }
     let (from_text, to_text) = (from.describe(), to.describe());
-    let source = store::open_with(from, Migrations::Verify, "steadfast copy", Some(1)).await?;
-    let target = match store::open_with(to, Migrations::Apply, "steadfast copy", Some(1)).await {
+    let source = store::open_with(from, Migrations::Verify, "steadfast copy", Some(1), Level::default()).await?;
+    let target = match store::open_with(to, Migrations::Apply, "steadfast copy", Some(1), Level::default()).await {
         Ok(target) => target,
         Err(error) => {
             source.close().await;

@@ -8,7 +8,10 @@ use std::{
 };
 
 use clap::Args;
-use steadfast::postgres::{Migrations, PostgresProvider};
+use steadfast::{
+    feed::Level,
+    postgres::{Migrations, PostgresProvider},
+};
 use tempfile::TempDir;
 
 use crate::{
@@ -104,7 +107,14 @@ fn place(globals: &Globals, desk: &Path) -> Result<Place, CliError> {
 
 /// Makes the store, plays, removes the store.
 async fn with_store(plan: &Plan, total: usize, keep: bool) -> Result<Report, CliError> {
-    let store = store::open_with(plan.place.clone(), Migrations::Apply, "steadfast demo", Some(2)).await?;
+    let store = store::open_with(
+        plan.place.clone(),
+        Migrations::Apply,
+        "steadfast demo",
+        Some(2),
+        Level::default(),
+    )
+    .await?;
     let result = tokio::select! {
         result = play(&store, plan, total) => result,
         _ = tokio::signal::ctrl_c() => Err(CliError::Refused("interrupted".to_owned())),

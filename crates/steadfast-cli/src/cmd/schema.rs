@@ -6,6 +6,7 @@ use clap::Subcommand;
 use serde_json::json;
 use steadfast::{
     embedded,
+    feed::Level,
     postgres::{self, Migrations},
 };
 
@@ -39,7 +40,7 @@ pub(crate) async fn run(globals: &Globals, action: Action, output: &mut Output) 
         Place::File(path) => json!({ "file": path.display().to_string() }),
     };
     let text = format!("{} {done} ({})", place.describe(), env!("CARGO_PKG_VERSION"));
-    store::open_with(place, migrations, "steadfast", None)
+    store::open_with(place, migrations, "steadfast", None, Level::default())
         .await?
         .close()
         .await;

@@ -12,7 +12,7 @@ use std::{
 
 use clap::Args;
 use duroxide::{RuntimeOptions, runtime::Runtime};
-use steadfast::postgres::Migrations;
+use steadfast::{feed::Level, postgres::Migrations};
 use tokio::sync::oneshot;
 
 use crate::{
@@ -53,7 +53,15 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(globals: &Globals, arguments: &Arguments) -> Result<(), CliError> {
     let goodbye = end_of_stdin()?;
-    let store = store::open_with(globals.place()?, Migrations::Verify, "steadfast demo worker", None).await?;
+    // So that `steadfast watch` beside the demo has something to show.
+    let store = store::open_with(
+        globals.place()?,
+        Migrations::Verify,
+        "steadfast demo worker",
+        None,
+        Level::History,
+    )
+    .await?;
     let ledger = Writer::open(&arguments.ledger);
     let workshop = Arc::new(Workshop {
         root: arguments.dir.clone(),

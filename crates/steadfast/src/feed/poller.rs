@@ -22,8 +22,8 @@ const LIMIT: NonZeroU32 = match NonZeroU32::new(1000) {
     Some(limit) => limit,
     None => NonZeroU32::MIN,
 };
-/// Pauses while something is pending: a writer that lives assigns it within this time, and rings. A reader that were quicker
-/// would only make the writers' assignments smaller and more.
+/// Pauses while something is pending: usually a writer assigns it meanwhile, and rings. A quicker reader would only make
+/// assignments smaller and more.
 const PENDING_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(200));
 /// How often an assignment is asked for within one poll.
 const ASSIGNMENTS: usize = 2;

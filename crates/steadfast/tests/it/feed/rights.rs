@@ -110,7 +110,10 @@ async fn follows(stage: &Stage, feed: &Feed) {
     };
     let ((events, took), ()) = tokio::join!(waiting, writing);
     assert_eq!(events, 1);
-    assert!(took < Duration::from_secs(12), "woken by the safety poll only: {took:?}");
+    assert!(
+        took < Duration::from_secs(12),
+        "woken by the safety poll only: {took:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -131,7 +134,9 @@ async fn a_role_that_may_only_read_follows_the_feed() {
     let batch = poller.poll().await.expect("read");
     assert!(batch.events.iter().any(|event| event.payload.is_some()));
     // A named cursor of its own needs a grant of its own, and no more.
-    stage.sql("GRANT INSERT, UPDATE ON {schema}.sf_feed_cursor TO {role}").await;
+    stage
+        .sql("GRANT INSERT, UPDATE ON {schema}.sf_feed_cursor TO {role}")
+        .await;
     let mut cursor = NamedCursor::open(&feed, "mine", ChangePoller::new(&feed))
         .await
         .expect("open");
