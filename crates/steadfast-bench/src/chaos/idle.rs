@@ -10,7 +10,7 @@ use super::Run;
 use super::crew::{Member, Role};
 use super::ledger::Fact;
 use super::place::Inner;
-use super::worker::Word;
+use super::worker::{WORK_LEASE, Word};
 use super::workflows;
 
 /// On top of the safety poll: a turn, and the hand-over of an activity, on a busy machine.
@@ -34,7 +34,9 @@ pub(crate) async fn work(run: &mut Run, safety: Duration) -> Result<()> {
     let _ = client
         .wait_for_orchestration("probe-first", Duration::from_secs(10))
         .await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    // Not before the leases just given have passed: a process looks again when one that it knows of ends, and that look
+    // would find the work without any hint.
+    tokio::time::sleep(WORK_LEASE + Duration::from_secs(2)).await;
     deafen(&mut run.crew, true).await?;
     let interval = if run.server.is_some() { safety } else { FILE_POLL };
     let within = interval + MARGIN;

@@ -396,7 +396,13 @@ fn a_feed_that_lost_doubled_or_swapped_events_is_seen() {
         end.event_id = Some(5);
         events.insert(4, end);
     };
-    the_feed_is_wrong(told(again), "comes after the end");
+    the_feed_is_wrong(told(again), "where (2, 1) belongs");
+    let reborn = |events: &mut Vec<Seen>| {
+        let mut start = events[0].clone();
+        start.execution = 2;
+        events.insert(4, start);
+    };
+    the_feed_is_wrong(told(reborn), "comes after the end");
 }
 
 #[test]
