@@ -8,6 +8,8 @@ mod checker;
 mod crew;
 mod evidence;
 mod figures;
+mod follow;
+mod idle;
 mod ledger;
 mod nemesis;
 mod place;
@@ -30,6 +32,7 @@ use checker::Verdict;
 use crew::{Member, Plan, Role};
 use evidence::Evidence;
 use figures::Figures;
+use follow::{Feed, Follower, Reading};
 use ledger::{Fact, Ledger};
 use nemesis::Nemesis;
 use place::{Place, Settings};
@@ -70,6 +73,9 @@ pub(crate) struct Options {
     /// Workflows that each client starts per second.
     #[arg(long, default_value_t = 6.0)]
     rate: f64,
+    /// How often an idle process looks by itself, in case a hint was lost.
+    #[arg(long, default_value_t = 15_000)]
+    safety_poll_ms: u64,
     /// Plants a defect, to see that the checker finds it.
     #[arg(long, value_enum)]
     plant: Option<Plant>,
@@ -165,6 +171,7 @@ impl Run {
             let mut settings = Settings {
                 // One reads its histories again and again.
                 cache_bytes: (slot == 1).then_some(20_000),
+                fallback_ms: Some(options.safety_poll_ms),
                 ..Settings::default()
             };
             if let Some(plant) = options.plant {
@@ -189,6 +196,8 @@ impl Run {
 
     async fn conduct(mut self, options: &Options) -> Result<Outcome> {
         let mut figures = Figures::default();
+        let follower = Follower::start(self.place.clone());
+        idle::work(&mut self, Duration::from_millis(options.safety_poll_ms)).await?;
         if !options.no_figures {
             figures.dead_listener(&mut self).await?;
         }
@@ -223,7 +232,8 @@ impl Run {
         for member in &mut self.crew {
             member.stop().await?;
         }
-        let evidence = self.evidence(drained.is_ok()).await?;
+        let followed = follower.finish().await?;
+        let evidence = self.evidence(drained.is_ok(), followed).await?;
         figures.complete(&evidence);
         let outcome = Outcome {
             engine: self.engine,
@@ -294,12 +304,16 @@ impl Run {
         queued_in_file(path).context("looking into the file")
     }
 
-    async fn evidence(&self, drained: bool) -> Result<Evidence> {
+    async fn evidence(&self, drained: bool, followed: Reading) -> Result<Evidence> {
         let store = self.place.open_patiently(&Settings::default()).await?;
         let evidence = Evidence {
             lines: ledger::read(&ledger::files(self.dir.path(), "")?)?,
             instances: evidence::instances(&store.provider).await?,
             queued: self.queued().await?,
+            feed: Feed {
+                followed,
+                afterwards: follow::everything(&self.place).await,
+            },
             drained,
         };
         store.provider.close().await;

@@ -44,18 +44,18 @@ fn fails(arguments: &str, promise: &str) {
 
 #[test]
 fn postgres_loses_nothing() {
-    passes("--engine postgres --minutes 0.4 --seed 7 --rate 4 --no-figures");
+    passes("--engine postgres --minutes 0.4 --seed 7 --rate 4 --safety-poll-ms 1500 --no-figures");
 }
 
 #[test]
 fn embedded_loses_nothing() {
-    passes("--engine embedded --minutes 0.4 --seed 7 --rate 4 --no-figures");
+    passes("--engine embedded --minutes 0.4 --seed 7 --rate 4 --safety-poll-ms 1500 --no-figures");
 }
 
 #[test]
 fn a_lease_by_the_clients_clock_is_found() {
     fails(
-        "--engine postgres --minutes 0.15 --seed 1 --rate 6 --no-figures --plant client-clock",
+        "--engine postgres --minutes 0.15 --seed 1 --rate 6 --safety-poll-ms 1500 --no-figures --plant client-clock",
         "each activity ran",
     );
 }
@@ -63,7 +63,25 @@ fn a_lease_by_the_clients_clock_is_found() {
 #[test]
 fn a_lost_event_is_found() {
     fails(
-        "--engine postgres --minutes 0.15 --seed 1 --rate 6 --no-figures --drain-seconds 15 --plant lost-event",
+        "--engine postgres --minutes 0.15 --seed 1 --rate 6 --safety-poll-ms 1500 --no-figures --drain-seconds 15 --plant lost-event",
         "every acknowledged start ended",
+    );
+}
+
+#[test]
+fn an_activity_that_its_ack_does_not_end_is_found() {
+    fails(
+        "--engine postgres --minutes 0.15 --seed 1 --rate 6 --safety-poll-ms 1500 --no-figures --drain-seconds 15 \
+         --plant ack-without-end",
+        "each activity ran",
+    );
+}
+
+#[test]
+fn a_feed_without_an_assigner_is_found() {
+    fails(
+        "--engine postgres --minutes 0.15 --seed 1 --rate 6 --safety-poll-ms 1500 --no-figures --drain-seconds 15 \
+         --plant feed-without-assigner",
+        "the change feed agrees",
     );
 }

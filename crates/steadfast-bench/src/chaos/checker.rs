@@ -3,6 +3,7 @@
 //! Invariant: pure. A new promise is one more function in [`CHECKS`]; each is shown a doctored run in which it is broken.
 
 mod activities;
+mod feed;
 mod histories;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,7 @@ type Violations = Vec<String>;
 type Promise = (&'static str, fn(&Evidence) -> Violations);
 
 /// The promises.
-pub(crate) const CHECKS: [Promise; 9] = [
+pub(crate) const CHECKS: [Promise; 11] = [
     (
         "every acknowledged start ended exactly once, with the right result",
         starts,
@@ -41,6 +42,8 @@ pub(crate) const CHECKS: [Promise; 9] = [
     ),
     ("no lease outlived its time", leases),
     ("nothing is left in a queue", queues),
+    ("an idle process found its work with every hint lost", found),
+    ("the change feed agrees with all of it", feed::agrees),
 ];
 
 /// One promise and what broke it.
@@ -217,6 +220,24 @@ fn leases(evidence: &Evidence) -> Violations {
         .into_iter()
         .map(|(what, count)| format!("{what} ({count} times)"))
         .collect()
+}
+
+fn found(evidence: &Evidence) -> Violations {
+    let runs = all_runs(evidence);
+    let mut wrong = Vec::new();
+    for line in &evidence.lines {
+        let Fact::Expected { instance, within_ms } = &line.fact else {
+            continue;
+        };
+        let first = runs.get(&(instance.as_str(), "1/0")).and_then(|runs| runs.first());
+        let waited = first.map(|(begun, _)| begun.saturating_sub(line.at_ms));
+        if waited.is_none_or(|waited| waited > *within_ms) {
+            wrong.push(format!(
+                "{instance} lay in an idle store for {waited:?} ms, and was to begin within {within_ms} ms"
+            ));
+        }
+    }
+    wrong
 }
 
 fn queues(evidence: &Evidence) -> Violations {

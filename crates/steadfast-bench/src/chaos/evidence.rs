@@ -11,6 +11,7 @@ use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use steadfast::inspect::Inspect;
 
+use super::follow::Feed;
 use super::ledger::Line;
 
 /// One execution as it stands.
@@ -39,6 +40,8 @@ pub(crate) struct Evidence {
     pub(crate) instances: BTreeMap<String, Instance>,
     /// What is still queued, or leased, in words: kind and whom it is for.
     pub(crate) queued: Vec<(String, String)>,
+    /// The change feed, as it was handed out.
+    pub(crate) feed: Feed,
     /// Everything had ended before the time to drain was over.
     pub(crate) drained: bool,
 }

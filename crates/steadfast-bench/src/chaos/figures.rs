@@ -38,16 +38,13 @@ pub(crate) struct Figures {
 }
 
 impl Figures {
-    /// On a store where nothing else happens: the lines of all listeners die, and workflows are started meanwhile.
+    /// On a store where nothing else happens, and whose workers are up: the lines of all listeners die, and workflows are started meanwhile.
     pub(crate) async fn dead_listener(&mut self, run: &mut Run) -> Result<()> {
         if run.server.is_none() {
             return Ok(());
         }
-        for member in run.crew.iter_mut().filter(|member| member.role == Role::Worker) {
-            member.start()?;
-        }
         let (store, client) = run.bystander().await?;
-        // Time to start, and to listen.
+        // Time to listen again.
         tokio::time::sleep(Duration::from_secs(4)).await;
         let lines = || run.crew.iter().filter_map(|member| member.proxy.as_ref());
         self.dead_at_ms = Some(now_ms());

@@ -46,6 +46,8 @@ pub(crate) enum Fact {
         process: Option<u32>,
         lasts_ms: u64,
     },
+    /// Work was put into an idle store, and is to begin within so long.
+    Expected { instance: String, within_ms: u64 },
     /// A lease was seen that reaches further than its length.
     Overdue { what: String },
 }

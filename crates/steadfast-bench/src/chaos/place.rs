@@ -1,6 +1,6 @@
 //! Where the store of a run is, and how a process opens it.
 //!
-//! Invariant: every process opens the same store; only its faults are its own.
+//! Invariant: every process opens the same store, and records all of its changes in the feed; only its faults are its own.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use steadfast::embedded::EmbeddedProvider;
+use steadfast::feed::{Feed, Level};
 use steadfast::inspect::Inspect;
 use steadfast::postgres::{LongPoll, PostgresProvider};
 
@@ -75,7 +76,10 @@ impl Place {
         };
         let provider: Arc<dyn Inspect> = match self {
             Self::Postgres { url, schema } => {
-                let mut builder = PostgresProvider::builder(url).schema(schema).pool_size(4);
+                let mut builder = PostgresProvider::builder(url)
+                    .schema(schema)
+                    .pool_size(4)
+                    .feed(Level::History);
                 if let Some(bytes) = settings.cache_bytes {
                     builder = builder.history_cache_bytes(bytes);
                 }
@@ -93,7 +97,7 @@ impl Place {
                 Arc::new(builder.connect().await?)
             }
             Self::File(path) => {
-                let mut builder = EmbeddedProvider::builder(path);
+                let mut builder = EmbeddedProvider::builder(path).feed(Level::History);
                 if let Some(bytes) = settings.cache_bytes {
                     builder = builder.history_cache_bytes(bytes);
                 }
@@ -106,6 +110,17 @@ impl Place {
             provider,
             #[cfg(feature = "faults")]
             faults,
+        })
+    }
+
+    /// Opens the store's change feed alone, to read it.
+    pub(crate) async fn open_feed(&self) -> Result<Feed> {
+        Ok(match self {
+            Self::Postgres { url, schema } => {
+                let builder = PostgresProvider::builder(url).schema(schema).pool_size(1);
+                builder.open_feed().await?
+            }
+            Self::File(path) => EmbeddedProvider::open_feed(path).await?,
         })
     }
 

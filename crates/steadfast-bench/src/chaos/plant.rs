@@ -23,6 +23,8 @@ pub(crate) enum Plant {
     AckWithoutEnd,
     /// Hints are lost and nothing makes that good.
     LostHints,
+    /// Writers give their events positions in the feed by themselves.
+    FeedWithoutAssigner,
 }
 
 impl Plant {
@@ -50,6 +52,20 @@ impl Plant {
                  END IF; RETURN OLD; END $$;
                  CREATE TRIGGER planted BEFORE DELETE ON sf_work FOR EACH ROW EXECUTE FUNCTION planted();"
                 .to_owned(),
+            Self::FeedWithoutAssigner => {
+                let placed = "INSERT INTO sf_feed
+                    SELECT (SELECT max(nextval('planted_position')) FROM unnest(r.kinds)), r.mark, r.at, r.instance_key,
+                           r.instance_id, r.execution_id, r.orchestration_name, r.event_ids, r.kinds
+                    FROM unnest(v_rows) r;
+                    RETURN;
+                    IF (SELECT h.filling FROM sf_feed_head h) = 0 THEN";
+                let append = faulty(
+                    include_str!("../../../steadfast/sql/functions/feed_append.sql"),
+                    "IF (SELECT h.filling FROM sf_feed_head h) = 0 THEN",
+                    placed,
+                )?;
+                format!("CREATE SEQUENCE planted_position; {append}")
+            }
             Self::LostHints => return Ok(()),
         };
         Ok(server.connect().await?.batch_execute(&sql).await?)

@@ -72,6 +72,8 @@ fn options() -> RuntimeOptions {
         worker_lock_renewal_buffer: Duration::from_secs(2),
         max_attempts: 100_000,
         activity_cancellation_grace_period: Duration::from_secs(1),
+        // Longer than anything here lasts: a fetch that is asked anew would find what the one before had slept through.
+        dispatcher_long_poll_timeout: Duration::from_secs(3_600),
         ..RuntimeOptions::default()
     }
 }

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use duroxide::{Event, EventKind};
+use steadfast::feed::Kind as Happened;
 
 use super::{Evidence, judge};
 use crate::chaos::evidence::{Execution, Instance};
+use crate::chaos::follow::{Feed, Reading, Seen};
 use crate::chaos::ledger::{Ask, Fact, Line};
 use crate::chaos::workflows::Kind;
 
@@ -106,22 +108,96 @@ fn sound() -> Evidence {
         (TIMERS, instance(&right, activity())),
         (SIGNALS, instance("[\"order 0\",\"order 1\"]", Vec::new())),
     ];
+    let instances: BTreeMap<_, _> = instances.into_iter().map(|(id, one)| (id.to_owned(), one)).collect();
     Evidence {
         lines,
-        instances: instances.into_iter().map(|(id, one)| (id.to_owned(), one)).collect(),
+        feed: feed(&instances),
+        instances,
         queued: Vec::new(),
         drained: true,
     }
 }
 
-/// What the checker says of a run in which something was changed.
+/// The feed of these instances, one after the other, as both readers were handed it.
+fn feed(instances: &BTreeMap<String, Instance>) -> Feed {
+    let mut events = Vec::new();
+    for (id, instance) in instances {
+        for (number, execution) in &instance.executions {
+            for event in &execution.events {
+                events.push(Seen {
+                    sequence: events.len() as u64 + 1,
+                    instance: id.clone(),
+                    execution: *number,
+                    kind: match event.kind {
+                        EventKind::OrchestrationStarted { .. } => Happened::Started,
+                        EventKind::ActivityScheduled { .. } => Happened::ActivityScheduled,
+                        EventKind::ActivityCompleted { .. } => Happened::ActivityCompleted,
+                        _ => Happened::Completed,
+                    },
+                    event_id: Some(event.event_id),
+                });
+            }
+        }
+    }
+    let reading = Reading {
+        events,
+        caught_up: true,
+        trouble: None,
+    };
+    Feed {
+        followed: reading.clone(),
+        afterwards: reading,
+    }
+}
+
+const FEED: &str = "the change feed agrees with all of it";
+
+/// What the checker says of a run in which something was changed, and not the feed.
 fn after(doctor: impl FnOnce(&mut Evidence)) -> Vec<String> {
     let mut evidence = sound();
     doctor(&mut evidence);
-    judge(&evidence)
-        .into_iter()
-        .flat_map(|verdict| verdict.violations)
-        .collect()
+    let verdicts = judge(&evidence).into_iter();
+    let others = verdicts.filter(|verdict| verdict.promise != FEED);
+    others.flat_map(|verdict| verdict.violations).collect()
+}
+
+/// What the checker says of the feed where that, or what it is about, was changed.
+fn about_the_feed(doctor: impl FnOnce(&mut Evidence)) -> Vec<String> {
+    let mut evidence = sound();
+    doctor(&mut evidence);
+    let verdicts = judge(&evidence).into_iter();
+    let feeds = verdicts.filter(|verdict| verdict.promise == FEED);
+    feeds.flat_map(|verdict| verdict.violations).collect()
+}
+
+fn the_feed_is_wrong(doctor: impl FnOnce(&mut Evidence), about: &str) {
+    let found = about_the_feed(doctor);
+    assert!(
+        found.iter().any(|violation| violation.contains(about)),
+        "{found:?} instead of one about {about:?}"
+    );
+}
+
+/// Changes what both readers were handed, and gives the rest dense sequences again.
+fn told(change: impl Fn(&mut Vec<Seen>)) -> impl FnOnce(&mut Evidence) {
+    move |evidence| {
+        for reading in [&mut evidence.feed.followed, &mut evidence.feed.afterwards] {
+            change(&mut reading.events);
+            for (event, sequence) in reading.events.iter_mut().zip(1..) {
+                event.sequence = sequence;
+            }
+        }
+    }
+}
+
+fn happened(instance: &str, kind: Happened) -> Seen {
+    Seen {
+        sequence: 0,
+        instance: instance.to_owned(),
+        execution: 1,
+        kind,
+        event_id: None,
+    }
 }
 
 fn one_violation(doctor: impl FnOnce(&mut Evidence), about: &str) {
@@ -143,6 +219,7 @@ fn events(evidence: &mut Evidence) -> &mut Vec<Event> {
 #[test]
 fn a_sound_run_has_no_violation() {
     assert_eq!(after(|_| {}), [] as [&str; 0]);
+    assert_eq!(about_the_feed(|_| {}), [] as [&str; 0]);
 }
 
 #[test]
@@ -259,4 +336,98 @@ fn what_was_deleted_or_cancelled_must_be_so() {
         |e| e.lines.extend(asked(5_000, Ask::Cancel, TIMERS, "")),
         "was cancelled and came to",
     );
+}
+
+#[test]
+fn work_that_an_idle_process_overslept_is_seen() {
+    let expected = |instance: &str, within_ms| {
+        let instance = instance.to_owned();
+        line(1_000, 1, Fact::Expected { instance, within_ms })
+    };
+    one_violation(
+        |e| e.lines.push(expected(TIMERS, 50)),
+        "lay in an idle store for Some(100)",
+    );
+    one_violation(|e| e.lines.push(expected("probe-idle-0", 50)), "for None ms");
+    assert_eq!(after(|e| e.lines.push(expected(TIMERS, 500))), [] as [&str; 0]);
+}
+
+#[test]
+fn a_feed_that_nobody_could_read_to_its_end_is_seen() {
+    the_feed_is_wrong(
+        |e| e.feed.followed.caught_up = false,
+        "that followed did not come to the feed's end",
+    );
+    the_feed_is_wrong(
+        |e| e.feed.afterwards.trouble = Some("damaged".to_owned()),
+        "afterwards could not read on: damaged",
+    );
+    the_feed_is_wrong(
+        |e| drop(e.feed.followed.events.remove(2)),
+        "was handed 4 where 3 belongs",
+    );
+    the_feed_is_wrong(
+        |e| drop(e.feed.followed.events.pop()),
+        "the one reader was handed 5 events",
+    );
+    the_feed_is_wrong(|e| e.feed.followed.events[1].instance.push('x'), "the readers differ");
+}
+
+#[test]
+fn a_feed_that_lost_doubled_or_swapped_events_is_seen() {
+    the_feed_is_wrong(told(|events| drop(events.remove(1))), "where (1, 2) belongs");
+    the_feed_is_wrong(
+        told(|events| events.insert(1, events[1].clone())),
+        "where (1, 3) belongs",
+    );
+    the_feed_is_wrong(told(|events| events.swap(1, 2)), "where (1, 2) belongs");
+    the_feed_is_wrong(told(|events| events.truncate(4)), "and the feed does not know it");
+    the_feed_is_wrong(told(|events| events.truncate(5)), "and came to [] in the feed");
+    the_feed_is_wrong(
+        told(|events| events.retain(|e| e.event_id != Some(4))),
+        "began 1 times and came to []",
+    );
+    the_feed_is_wrong(
+        told(|events| events[1].kind = Happened::TimerCreated),
+        "and the feed says Some(TimerCreated)",
+    );
+    let again = |events: &mut Vec<Seen>| {
+        let mut end = events[3].clone();
+        end.event_id = Some(5);
+        events.insert(4, end);
+    };
+    the_feed_is_wrong(told(again), "where (2, 1) belongs");
+    let reborn = |events: &mut Vec<Seen>| {
+        let mut start = events[0].clone();
+        start.execution = 2;
+        events.insert(4, start);
+    };
+    the_feed_is_wrong(told(reborn), "comes after the end");
+}
+
+#[test]
+fn a_feed_that_is_silent_about_removals_is_seen() {
+    let gone = |e: &mut Evidence| drop(e.instances.remove(TIMERS));
+    the_feed_is_wrong(gone, "is gone, and the feed does not say so");
+    the_feed_is_wrong(
+        |e| e.lines.extend(asked(5_000, Ask::Delete, TIMERS, "")),
+        "was deleted, and the feed does not say so",
+    );
+    the_feed_is_wrong(
+        told(|events| events.push(happened(TIMERS, Happened::Deleted))),
+        "is there, and the feed does not know it",
+    );
+    the_feed_is_wrong(
+        told(|events| events.push(happened(TIMERS, Happened::Pruned))),
+        "up to 0 are gone, and the feed says up to 1",
+    );
+    the_feed_is_wrong(
+        |e| drop(timers(e).executions.remove(&1)),
+        "up to 1 are gone, and the feed says up to 0",
+    );
+    let deleted = |e: &mut Evidence| {
+        told(|events| events.push(happened(TIMERS, Happened::Deleted)))(e);
+        e.instances.remove(TIMERS);
+    };
+    assert_eq!(about_the_feed(deleted), [] as [&str; 0]);
 }
