@@ -85,3 +85,12 @@ fn a_feed_without_an_assigner_is_found() {
         "the change feed agrees",
     );
 }
+
+#[test]
+fn hints_lost_without_a_fallback_are_found() {
+    fails(
+        "--engine postgres --minutes 0.15 --seed 1 --rate 6 --safety-poll-ms 1500 --no-figures --drain-seconds 15 \
+         --plant lost-hints",
+        "an idle process found its work",
+    );
+}

@@ -155,7 +155,7 @@ BEGIN
         replay_version = coalesce(excluded.replay_version, x.replay_version);
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_ack_orchestration_item(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, p_wait boolean, p_owner bigint, o_key bigint[], o_claim bigint[], o_upto bigint[], o_execution bigint[], o_name bytea[], o_version bytea[], o_parent text[], o_status text[], o_output bytea[], o_pinned bigint[], o_custom smallint[], o_custom_status bytea[], o_kv_clear boolean[], e_op integer[], e_event bigint[], e_kind smallint[], e_payload bytea[], w_op integer[], w_instance text[], w_execution bigint[], w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[], m_instance text[], m_op integer[], m_visible_ms bigint[], m_kind smallint[], m_payload bytea[], c_op integer[], c_instance text[], c_execution bigint[], c_activity bigint[], k_op integer[], k_id bytea[], k_key bytea[], k_value bytea[], k_at_ms bigint[], p_feed smallint[]) RETURNS bigint[]
+CREATE FUNCTION steadfast_golden.sf_ack_orchestration_item(p_batch_id uuid, p_retain_ms bigint, p_sweep boolean, p_wait boolean, p_owner bigint, o_key bigint[], o_claim bigint[], o_upto bigint[], o_execution bigint[], o_name bytea[], o_version bytea[], o_parent text[], o_status text[], o_output bytea[], o_pinned bigint[], o_custom smallint[], o_custom_status bytea[], o_kv_clear boolean[], e_op integer[], e_event bigint[], e_kind smallint[], e_payload bytea[], w_op integer[], w_instance text[], w_execution bigint[], w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[], m_instance text[], m_op integer[], m_visible_ms bigint[], m_kind smallint[], m_payload bytea[], c_op integer[], c_instance text[], c_execution bigint[], c_activity bigint[], k_op integer[], k_id bytea[], k_key bytea[], k_value bytea[], k_at_ms bigint[], p_feed smallint[], p_tell boolean, p_hand_batch uuid, p_hand_claim bigint, p_hand_limit integer, p_hand_lease_ms bigint, p_hand_tags bytea[]) RETURNS bigint[]
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -171,10 +171,18 @@ DECLARE
     v_again   integer[] := '{}';   -- turns with an event id that exists
     v_stuck   integer[] := '{}';   -- turns whose cancelled work is locked elsewhere
     v_done    bigint[];
+    v_more    bigint[] := '{}';
+    v_closed  boolean;
 BEGIN
     v_results := sf_batch_open(p_batch_id, p_retain_ms, cardinality(o_key));
     IF v_results IS NOT NULL THEN
-        RETURN v_results;
+        RETURN array_replace(v_results, 0::bigint, 5::bigint);
+    END IF;
+    IF p_hand_claim IS NOT NULL THEN
+        -- Whoever asks again what was claimed waits for this call, or has closed the claim before it began.
+        v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_hand_batch, 0)) IS NULL;
+        v_closed := EXISTS (SELECT FROM sf_batch b WHERE b.batch_id = p_hand_batch);
+        p_hand_claim := CASE WHEN NOT v_closed THEN p_hand_claim END;
     END IF;
     IF p_wait THEN
         PERFORM set_config('lock_timeout', '2s', true);
@@ -239,7 +247,7 @@ BEGIN
         END IF;
         IF cardinality(w_op) > 0 THEN
             PERFORM sf_insert_work(v_now, v_results, o_key, w_op, w_instance, w_execution, w_activity, w_tag,
-                                   w_session, w_payload);
+                                   w_session, w_payload, p_hand_claim, p_hand_limit, p_hand_lease_ms, p_hand_tags);
         END IF;
         IF cardinality(m_op) > 0 THEN
             INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
@@ -252,6 +260,18 @@ BEGIN
         IF cardinality(p_feed) > 0 THEN PERFORM sf_feed_append(v_now, v_results, o_key, o_execution, e_op, e_event, p_feed); END IF;
     END IF;
     PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
+    IF p_tell AND cardinality(v_done) > 0 THEN
+        v_more := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (v_done)
+                        -- LIMIT keeps these probes of one instance each: an EXISTS may be hashed over a whole table.
+                        AND coalesce((SELECT true FROM sf_inbox x WHERE x.instance_id = i.instance_id
+                                         AND x.visible_at <= clock_timestamp() LIMIT 1),
+                                     (SELECT true FROM sf_turn t WHERE t.instance_key = i.instance_key LIMIT 1), false));
+        IF cardinality(v_more) > 0 THEN
+            v_results := ARRAY(SELECT CASE WHEN v_results[o.op] = 0 AND o.key = ANY (v_more) THEN 5
+                                           ELSE v_results[o.op] END
+                               FROM unnest(o_key) WITH ORDINALITY AS o(key, op) ORDER BY o.op);
+        END IF;
+    END IF;
     RETURN v_results;
 END $$;
 
@@ -387,6 +407,62 @@ BEGIN
     END IF;
     RETURN (SELECT CASE WHEN b.results = '{}' THEN array_fill(0::bigint, ARRAY[p_count]) ELSE b.results END
             FROM sf_batch b WHERE b.batch_id = p_batch_id);
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_claim_instances(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_min_version bigint, p_max_version bigint, p_owner bigint, p_evicted bigint[], p_max_messages integer, p_max_bytes bigint, p_instances text[]) RETURNS TABLE(instance_key bigint, instance_id text, orchestration_name bytea, orchestration_version bytea, execution_id bigint, history_revision bigint, last_event_id bigint, cached boolean, attempt_count integer, message_ids bigint[], messages bytea[], events bytea[], kv_keys bytea[], kv_values bytea[], kv_at_ms bigint[], next_due_ms bigint, busy boolean, dropped bigint)
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    v_now    timestamptz := clock_timestamp();
+    v_locked bigint[];
+    v_keys   bigint[];
+    v_again  boolean;
+    v_busy   boolean;
+    v_closed boolean;
+BEGIN
+    -- A retry waits for this call, or has closed it before it began: then somebody has looked already.
+    v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0)) IS NULL;
+    v_closed := EXISTS (SELECT FROM sf_batch b WHERE b.batch_id = p_batch_id);
+    IF v_closed OR p_retry THEN
+        RETURN;
+    END IF;
+    -- Cut here: a LIMIT below would have the planner walk all instances by key.
+    v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (p_instances[1:p_limit])
+                      ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+    v_busy := cardinality(v_locked) < least(p_limit, cardinality(p_instances));
+    WITH claimed AS (
+        INSERT INTO sf_turn AS t (instance_key, lane, available_at, claim, leased_at, lease_ms)
+        SELECT i.instance_key, coalesce(i.replay_version, 0), v_now + p_lease_ms * interval '1 millisecond', p_claim,
+               v_now, p_lease_ms
+        FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+        WHERE i.replay_version IS NULL OR p_min_version IS NULL
+           OR i.replay_version BETWEEN p_min_version AND p_max_version
+        ON CONFLICT (instance_key) DO UPDATE
+           SET lane = excluded.lane, available_at = excluded.available_at, claim = excluded.claim,
+               leased_at = excluded.leased_at, lease_ms = excluded.lease_ms
+         WHERE t.claim IS NULL OR t.available_at <= v_now
+        -- A row that this call has inserted has never been locked or updated.
+        RETURNING t.instance_key, t.xmax <> 0 AS had_row)
+    SELECT coalesce(array_agg(c.instance_key), '{}'), coalesce(bool_or(c.had_row), false)
+      INTO v_keys, v_again FROM claimed c;
+    IF cardinality(v_keys) > 0 THEN
+        v_keys := sf_route_claimed(v_keys, v_again, p_claim, v_now, p_max_messages, p_max_bytes);
+    END IF;
+    IF cardinality(v_keys) > 0 THEN
+        RETURN QUERY SELECT c.*, NULL::bigint, v_busy, 0::bigint
+        FROM sf_claimed_turns(v_keys, p_claim, p_owner, p_evicted, 4 * p_max_bytes) c;
+    ELSIF v_busy THEN
+        RETURN QUERY SELECT NULL::bigint, NULL::text, NULL::bytea, NULL::bytea, NULL::bigint, NULL::bigint,
+            NULL::bigint, NULL::boolean, NULL::integer, NULL::bigint[], NULL::bytea[], NULL::bytea[], NULL::bytea[],
+            NULL::bytea[], NULL::bigint[], NULL::bigint, v_busy, 0::bigint;
+    END IF;
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_claim_sessions(p_now timestamp with time zone, p_limit integer, p_tags bytea[], p_owners bytea[], p_session_lease_ms bigint, p_keys bigint[], p_works bigint[], p_dues timestamp with time zone[], OUT keys bigint[], OUT works bigint[], OUT owners bytea[], OUT busy boolean) RETURNS record
@@ -710,7 +786,7 @@ BEGIN
     v_results := array_fill(0::bigint, ARRAY[cardinality(w_instance)]);
     PERFORM sf_insert_work(clock_timestamp(), v_results, '{}',
                            ARRAY(SELECT n::integer FROM generate_series(1, cardinality(w_instance)) AS g(n)),
-                           w_instance, w_execution, w_activity, w_tag, w_session, w_payload);
+                           w_instance, w_execution, w_activity, w_tag, w_session, w_payload, NULL, 0, 0, NULL);
     PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;
@@ -930,6 +1006,16 @@ BEGIN
                                array_fill(0::bigint, ARRAY[cardinality(v_keys)]),
                                array_fill(p_kind, ARRAY[cardinality(v_keys)]));
     END IF;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_feed_payloads(p_key bigint, p_execution bigint, p_event_ids bigint[]) RETURNS bytea[]
+    LANGUAGE plpgsql STABLE
+    AS $$
+BEGIN
+    RETURN ARRAY(
+        SELECT e.payload FROM unnest(p_event_ids) WITH ORDINALITY AS u(id, n)
+        LEFT JOIN sf_event e ON e.instance_key = p_key AND e.execution_id = p_execution AND e.event_id = u.id
+        ORDER BY u.n);
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_feed_read(p_after bigint, p_limit integer, p_instances text[], p_prefix text, p_names bytea[], p_kinds smallint[], p_payload boolean) RETURNS TABLE(epoch uuid, first_sequence bigint, head bigint, pending boolean, standby boolean, mark_after bigint, upto bigint, mark_upto bigint, from_sequence bigint, events bigint, last_sequence bigint, mark bigint, at_ms bigint, instance_id text, execution_id bigint, orchestration_name bytea, event_ids bigint[], kinds smallint[], payloads bytea[])
@@ -1389,6 +1475,26 @@ BEGIN
     END IF;
 END $$;
 
+CREATE FUNCTION steadfast_golden.sf_handed_work(p_claim bigint, p_limit integer, p_keys bigint[], p_cache_owner bigint) RETURNS TABLE(instance_key bigint, work_id bigint, instance_id text, execution_id bigint, activity_id bigint, attempt_count integer, owner bytea, in_session boolean, payload bytea, cached boolean, next_due_ms bigint, busy boolean)
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    SELECT w.instance_key, w.work_id, i.instance_id, w.execution_id, w.activity_id, w.attempt_count, NULL::bytea,
+           false, w.payload, coalesce(i.cache_owner = p_cache_owner, false), NULL::bigint, false
+    FROM unnest(p_keys) AS k(id)
+    JOIN sf_work w ON w.instance_key = k.id
+    JOIN sf_instance i ON i.instance_key = k.id
+    WHERE w.claim = p_claim ORDER BY w.work_id LIMIT p_limit;
+END $$;
+
 CREATE FUNCTION steadfast_golden.sf_history_changed() RETURNS trigger
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
@@ -1565,7 +1671,7 @@ BEGIN
     RETURN v_moved;
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_insert_work(p_now timestamp with time zone, p_results bigint[], o_key bigint[], w_op integer[], w_instance text[], w_execution bigint[], w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[]) RETURNS void
+CREATE FUNCTION steadfast_golden.sf_insert_work(p_now timestamp with time zone, p_results bigint[], o_key bigint[], w_op integer[], w_instance text[], w_execution bigint[], w_activity bigint[], w_tag bytea[], w_session bytea[], w_payload bytea[], p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[]) RETURNS void
     LANGUAGE plpgsql
     AS $$
 DECLARE
@@ -1599,11 +1705,17 @@ BEGIN
             RAISE EXCEPTION 'a session was swept meanwhile' USING ERRCODE = 'serialization_failure';
         END IF;
     END IF;
-    INSERT INTO sf_work (instance_key, execution_id, activity_id, tag, session_key, available_at, payload)
-    SELECT coalesce(i.instance_key, o_key[w.op]), w.execution_id, w.activity_id, w.tag, w.session_key, p_now, w.payload
+    INSERT INTO sf_work (instance_key, execution_id, activity_id, tag, session_key, available_at, claim, leased_at,
+                         lease_ms, attempt_count, payload)
+    SELECT coalesce(i.instance_key, o_key[w.op]), w.execution_id, w.activity_id, w.tag, w.session_key,
+           CASE WHEN h.handed THEN p_now + p_lease_ms * interval '1 millisecond' ELSE p_now END,
+           CASE WHEN h.handed THEN p_claim ELSE 0 END, CASE WHEN h.handed THEN p_now END,
+           CASE WHEN h.handed THEN p_lease_ms END, CASE WHEN h.handed THEN 1 ELSE 0 END, w.payload
     FROM unnest(w_op, w_instance, w_execution, w_activity, w_tag, w_session, w_payload) WITH ORDINALITY
          AS w(op, instance_id, execution_id, activity_id, tag, session_key, payload, n)
     LEFT JOIN sf_instance i ON i.instance_id = w.instance_id
+    CROSS JOIN LATERAL (SELECT p_claim IS NOT NULL AND w.n <= p_limit AND w.session_key IS NULL
+                               AND w.instance_id IS NULL AND (p_tags IS NULL OR w.tag = ANY (p_tags)) AS handed) h
     WHERE p_results[w.op] = 0 ORDER BY w.n;
 END $$;
 

@@ -232,8 +232,9 @@ fn found(evidence: &Evidence) -> Violations {
         let first = runs.get(&(instance.as_str(), "1/0")).and_then(|runs| runs.first());
         let waited = first.map(|(begun, _)| begun.saturating_sub(line.at_ms));
         if waited.is_none_or(|waited| waited > *within_ms) {
+            let lay = waited.map_or_else(|| "and was never begun".to_owned(), |ms| format!("for {ms} ms"));
             wrong.push(format!(
-                "{instance} lay in an idle store for {waited:?} ms, and was to begin within {within_ms} ms"
+                "{instance} lay in an idle store {lay}: it was to begin within {within_ms} ms"
             ));
         }
     }

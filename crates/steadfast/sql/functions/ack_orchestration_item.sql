@@ -130,9 +130,10 @@ BEGIN
     PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     IF p_tell AND cardinality(v_done) > 0 THEN
         v_more := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (v_done)
-                        AND (EXISTS (SELECT FROM sf_inbox x WHERE x.instance_id = i.instance_id
-                                        AND x.visible_at <= clock_timestamp())
-                             OR EXISTS (SELECT FROM sf_turn t WHERE t.instance_key = i.instance_key)));
+                        -- LIMIT keeps these probes of one instance each: an EXISTS may be hashed over a whole table.
+                        AND coalesce((SELECT true FROM sf_inbox x WHERE x.instance_id = i.instance_id
+                                         AND x.visible_at <= clock_timestamp() LIMIT 1),
+                                     (SELECT true FROM sf_turn t WHERE t.instance_key = i.instance_key LIMIT 1), false));
         IF cardinality(v_more) > 0 THEN
             v_results := ARRAY(SELECT CASE WHEN v_results[o.op] = 0 AND o.key = ANY (v_more) THEN 5
                                            ELSE v_results[o.op] END

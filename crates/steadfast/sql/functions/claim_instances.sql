@@ -31,8 +31,9 @@ BEGIN
     IF v_closed OR p_retry THEN
         RETURN;
     END IF;
-    v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (p_instances)
-                      ORDER BY i.instance_key LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED);
+    -- Cut here: a LIMIT below would have the planner walk all instances by key.
+    v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (p_instances[1:p_limit])
+                      ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
     v_busy := cardinality(v_locked) < least(p_limit, cardinality(p_instances));
     WITH claimed AS (
         INSERT INTO sf_turn AS t (instance_key, lane, available_at, claim, leased_at, lease_ms)

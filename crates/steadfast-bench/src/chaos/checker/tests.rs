@@ -346,9 +346,9 @@ fn work_that_an_idle_process_overslept_is_seen() {
     };
     one_violation(
         |e| e.lines.push(expected(TIMERS, 50)),
-        "lay in an idle store for Some(100)",
+        "lay in an idle store for 100 ms",
     );
-    one_violation(|e| e.lines.push(expected("probe-idle-0", 50)), "for None ms");
+    one_violation(|e| e.lines.push(expected("probe-idle-0", 50)), "and was never begun");
     assert_eq!(after(|e| e.lines.push(expected(TIMERS, 500))), [] as [&str; 0]);
 }
 

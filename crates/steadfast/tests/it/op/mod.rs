@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "a test that fails tells its seeds and counts")]
 
 mod defects;
+mod direct;
 mod doubt;
 pub(crate) mod gate;
 mod returning;
