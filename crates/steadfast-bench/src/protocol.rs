@@ -78,7 +78,10 @@ pub enum Scenario {
     /// A signal per waiting instance, all sent at once.
     Signals,
     /// One chain of three after the other on an otherwise idle store: from start to the commit that completes it.
-    Latency,
+    Latency {
+        /// Another process may complete it: the end is seen by asking for the status every 2 ms.
+        elsewhere: bool,
+    },
     /// duroxide's own stress test "parallel orchestrations".
     UpstreamParallel,
     /// duroxide's own stress test "large payload".

@@ -98,7 +98,7 @@ pub(crate) fn rows() -> Vec<Row> {
         },
         Row {
             name: "idle-latency",
-            scenario: Scenario::Latency,
+            scenario: Scenario::Latency { elsewhere: false },
             unit: Unit::Latency,
             fixed: Some(60),
             contenders: ALL,
@@ -107,7 +107,7 @@ pub(crate) fn rows() -> Vec<Row> {
         },
         Row {
             name: "idle-latency-2",
-            scenario: Scenario::Latency,
+            scenario: Scenario::Latency { elsewhere: true },
             processes: 2,
             unit: Unit::Latency,
             fixed: Some(60),
