@@ -2,4 +2,4 @@
 
 mod tests;
 
-pub(crate) use faulty_proxy::{Fault, Proxy};
+pub(crate) use faulty_proxy::{Fault, Proxy, Sprung};

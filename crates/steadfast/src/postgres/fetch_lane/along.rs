@@ -138,15 +138,14 @@ impl<C: Claimer> Passenger for Along<C> {
                 targets,
                 made,
             } = *self;
-            let hands = C::hand(&look.group, seats.len(), &terms).is_some();
             let result = match answer {
                 // Nothing was claimed, for a reason that may be the other half's: look again, alone.
                 Err(error) if !error.is_in_doubt() => Ok(Claimed::again()),
                 answer => FetchLane::<C>::taken(&store, &look.group, &seats, &terms, answer).await,
             };
-            // What the call put there and could not hand over (another tag) is for an ordinary look.
+            // Activities that the call queued and could not hand over (another tag) are for an ordinary look.
             let handed = result.as_ref().map_or(0, |claimed| claimed.items.len());
-            let left = targets.is_some() && hands && handed < made.min(seats.len());
+            let left = matches!(targets, Some(Targets::Work(_))) && handed < made.min(seats.len());
             lane.finish(look, &ids, &seats, result).await;
             if left {
                 lane.released();

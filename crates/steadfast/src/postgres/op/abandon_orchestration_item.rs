@@ -71,8 +71,7 @@ impl Coded for AbandonTurns {
         }
         Made {
             turns: now,
-            work: 0,
-            released: false,
+            ..Made::default()
         }
     }
 }

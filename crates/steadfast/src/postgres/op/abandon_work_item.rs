@@ -70,9 +70,8 @@ impl Coded for AbandonWork {
             }
         }
         Made {
-            turns: 0,
             work: now,
-            released: false,
+            ..Made::default()
         }
     }
 }

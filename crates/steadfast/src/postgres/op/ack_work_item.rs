@@ -92,8 +92,7 @@ impl Coded for AckWork {
             .collect();
         Made {
             turns: messaged.len(),
-            work: 0,
-            released: false,
+            ..Made::default()
         }
     }
 }

@@ -80,8 +80,7 @@ impl Coded for EnqueueMessages {
         }
         Made {
             turns: now,
-            work: 0,
-            released: false,
+            ..Made::default()
         }
     }
 }

@@ -55,9 +55,8 @@ impl Coded for EnqueueWork {
 
     fn committed(_: &Arc<Store>, calls: &[&Activity]) -> Made {
         Made {
-            turns: 0,
             work: calls.len(),
-            released: false,
+            ..Made::default()
         }
     }
 }

@@ -9,7 +9,7 @@ use steadfast::postgres::PostgresProvider;
 
 use super::scene::{LONG, SOON, Scene, ack_turn, activity, assert_stale, completed, signal, turn, work};
 use crate::harness::database_url;
-use crate::proxy::{Fault, Proxy};
+use crate::proxy::{Fault, Proxy, Sprung};
 
 const HANDED: &str = ".sf_handed_work(";
 const CLAIMED: &str = ".sf_claim_instances(";
@@ -30,6 +30,14 @@ impl Line {
 
     fn provider(&self) -> Arc<PostgresProvider> {
         Arc::clone(&self.scene.provider)
+    }
+
+    /// The call was lost as it should have been, or else it was made once.
+    fn assert_called(&self, pattern: &str, lost: Option<&Sprung>) {
+        match lost {
+            Some(lost) => assert!(lost.happened(), "nothing was lost"),
+            None => assert_eq!(self.proxy.executed(pattern), 1, "in the same call"),
+        }
     }
 
     /// A worker that has looked, found nothing, and sleeps.
@@ -87,10 +95,7 @@ async fn hand(fault: Option<Fault>) {
         assert_eq!((instance.as_str(), attempts), ("i", 1));
         tokens.push(token);
     }
-    match lost {
-        Some(lost) => assert!(lost.happened(), "nothing was lost"),
-        None => assert_eq!(line.proxy.executed(HANDED), 1, "in the same call"),
-    }
+    line.assert_called(HANDED, lost.as_ref());
     // The third was for nobody who slept here.
     let (_, token, attempts) = work(&*line.scene.provider, LONG).await;
     assert_eq!(attempts, 1);
@@ -151,10 +156,7 @@ async fn claim(fault: Option<Fault>) {
     acked.expect("acknowledge");
     let (instance, _, attempts) = dispatcher.await.expect("a dispatcher");
     assert_eq!((instance.as_str(), attempts), ("i", 1));
-    match lost {
-        Some(lost) => assert!(lost.happened(), "nothing was lost"),
-        None => assert_eq!(line.proxy.executed(CLAIMED), 1, "in the same call"),
-    }
+    line.assert_called(CLAIMED, lost.as_ref());
     line.scene.close().await;
 }
 
