@@ -1,7 +1,7 @@
 //! What the change feed costs: reading behind a long log, the way from one process to another, and what workers pay.
 //!
-//! Invariant: the log is filled with rows such as writers make; levels are measured in turn, so that a slow minute of the
-//! machine hits all of them.
+//! Invariant: the log is filled with rows such as writers make; levels are measured in turn, each run on a fresh store, so that
+//! a slow minute of the machine hits all of them.
 
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -30,11 +30,14 @@ pub(crate) struct Options {
     /// Polls, and deliveries, that are measured.
     #[arg(long, default_value_t = 300)]
     samples: usize,
+    /// Seconds for which a reader waits while nothing happens.
+    #[arg(long, default_value_t = 60)]
+    idle_seconds: u64,
     /// Orchestrations of one run at a level; none: this part is left out.
-    #[arg(long, default_value_t = 400)]
+    #[arg(long, default_value_t = 2_000)]
     orchestrations: usize,
     /// Runs at each level.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 6)]
     rounds: usize,
     /// Only what workers pay.
     #[arg(long)]
@@ -96,6 +99,7 @@ async fn reading(url: &str, options: &Options) -> Result<()> {
         options,
     )
     .await?;
+    idle(url, &schema, Duration::from_secs(options.idle_seconds)).await?;
     polls("postgres, short log", &postgres, &postgres.feed(), options).await?;
     polls("embedded, short log", &embedded, &embedded.feed()?, options).await?;
     fill_postgres(url, &schema, options.rows).await?;
@@ -162,6 +166,30 @@ async fn polls(what: &str, provider: &dyn Provider, feed: &Feed, options: &Optio
         &format!("poll of 100 new events, {what} ({} events)", feed.status().await?.last),
         &mut times,
     );
+    Ok(())
+}
+
+/// What a reader of its own costs the server while nothing happens.
+async fn idle(url: &str, schema: &str, time: Duration) -> Result<()> {
+    let feed = PostgresProvider::builder(url).schema(schema).open_feed().await?;
+    let mut poller = ChangePoller::from_now(&feed).await?;
+    // The listener begins to listen.
+    poller.wait(Duration::from_secs(2)).await;
+    while !poller.poll().await?.caught_up {}
+    let server = Server::open(url).await?;
+    let (before, begun) = (server.start().await?, Instant::now());
+    let mut polls = 0;
+    while let Some(left) = time.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) {
+        poller.wait(left).await;
+        poller.poll().await?;
+        polls += 1;
+    }
+    let statements = server.since(&before).await?.statements.unwrap_or(f64::NAN);
+    println!(
+        "{} s without events: {polls} polls, {statements} statements",
+        time.as_secs()
+    );
+    feed.close().await;
     Ok(())
 }
 
@@ -257,55 +285,65 @@ struct Paid {
     commits: f64,
 }
 
+const LEVELS: [Level; 3] = [Level::Off, Level::Lifecycle, Level::History];
+
+/// Every order of the levels: none is always behind the same other one, whose leavings it would pay for.
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1], [2, 0, 1], [1, 0, 2]];
+
 /// What workers pay at each level, in turn.
 async fn throughput(url: &str, options: &Options, engine: Engine) -> Result<()> {
-    let levels = [Level::Off, Level::Lifecycle, Level::History];
     let mut paid: [Vec<Paid>; 3] = Default::default();
-    let mut workloads = Vec::new();
     let server = Server::open(url).await?;
-    for level in levels {
-        let workload = match engine {
-            Engine::Postgres => Workload::open_with(url, Slots::both(32), level).await?,
-            Engine::Embedded => Workload::open_embedded(Slots::both(32), level).await?,
-        };
-        workload.warm_up().await?;
-        workloads.push(workload);
-    }
-    for round in 0..options.rounds {
-        // Each level is first, second and third equally often.
-        for n in 0..levels.len() {
-            let which = (n + round) % levels.len();
-            let (before, own) = (server.start().await?, ProcessTime::now());
-            let took = workloads[which].fan_outs(options.orchestrations).await?;
-            // What is assigned after the last commit belongs to it, too.
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            let (costs, count) = (server.since(&before).await?, options.orchestrations as f64);
-            let cpu = match engine {
-                Engine::Postgres => costs.server_cpu_seconds.unwrap_or(f64::NAN),
-                Engine::Embedded => own.elapsed().as_secs_f64(),
-            };
-            paid[which].push(Paid {
-                rate: count / took.as_secs_f64(),
-                cpu_us: cpu * 1e6 / count,
-                commits: costs.writing_transactions / count,
-            });
+    for order in ORDERS.iter().cycle().take(options.rounds) {
+        for &which in order {
+            paid[which].push(paid_at(url, options, engine, LEVELS[which], &server).await?);
         }
     }
-    for (level, runs) in levels.iter().zip(&paid) {
+    for (level, runs) in LEVELS.iter().zip(&paid) {
         let change = |what: fn(&Paid) -> f64| (median(runs, what) / median(&paid[0], what) - 1.0) * 100.0;
         println!(
-            "{engine:?} at {level:?}: {:.0} fan-outs/s ({:+.1} %), {:.0} us CPU each ({:+.1} %), {:.2} writing transactions each",
+            "{engine:?} at {level:?}: {:.0} fan-outs/s ({:+.1} %; {}), {:.0} us CPU each ({:+.1} %; {}), {:.2} writing transactions each",
             median(runs, |p| p.rate),
             change(|p| p.rate),
+            range(runs, |p| p.rate),
             median(runs, |p| p.cpu_us),
             change(|p| p.cpu_us),
+            range(runs, |p| p.cpu_us),
             median(runs, |p| p.commits),
         );
     }
-    for workload in workloads {
-        workload.close().await?;
-    }
     Ok(())
+}
+
+/// One run, on a store of its own: tables that have grown, and statistics about them, are no matter of the level.
+async fn paid_at(url: &str, options: &Options, engine: Engine, level: Level, server: &Server) -> Result<Paid> {
+    let workload = match engine {
+        Engine::Postgres => Workload::open_with(url, Slots::both(32), level).await?,
+        Engine::Embedded => Workload::open_embedded(Slots::both(32), level).await?,
+    };
+    workload.warm_up().await?;
+    server.checkpoint().await?;
+    let (before, own) = (server.start().await?, ProcessTime::now());
+    let took = workload.fan_outs(options.orchestrations).await?;
+    // What is assigned after the last commit belongs to it, too.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let (costs, count) = (server.since(&before).await?, options.orchestrations as f64);
+    let cpu = match engine {
+        Engine::Postgres => costs.server_cpu_seconds.unwrap_or(f64::NAN),
+        Engine::Embedded => own.elapsed().as_secs_f64(),
+    };
+    workload.close().await?;
+    Ok(Paid {
+        rate: count / took.as_secs_f64(),
+        cpu_us: cpu * 1e6 / count,
+        commits: costs.writing_transactions / count,
+    })
+}
+
+fn range(runs: &[Paid], what: fn(&Paid) -> f64) -> String {
+    let values = || runs.iter().map(what);
+    let (least, most) = (values().fold(f64::INFINITY, f64::min), values().fold(0.0, f64::max));
+    format!("{least:.0} to {most:.0}")
 }
 
 fn median(runs: &[Paid], what: fn(&Paid) -> f64) -> f64 {

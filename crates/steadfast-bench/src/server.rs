@@ -106,7 +106,8 @@ impl Server {
         let row = self
             .client
             .query_one(
-                "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::float8, \
+                // The name keeps it out of the count below.
+                "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::float8 AS pg_stat_xids, \
                  pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::float8",
                 &[],
             )

@@ -43,8 +43,8 @@ pub(crate) async fn run(globals: &Globals, arguments: &Arguments, output: &mut O
         return Err(CliError::Usage("--from and --to are the same place".to_owned()));
     }
     let (from_text, to_text) = (from.describe(), to.describe());
-    let source = store::open_with(from, Migrations::Verify, "steadfast copy", Some(1), Level::default()).await?;
-    let target = match store::open_with(to, Migrations::Apply, "steadfast copy", Some(1), Level::default()).await {
+    let source = store::open_with(from, Migrations::Verify, "steadfast copy", Some(1), Level::Off).await?;
+    let target = match store::open_with(to, Migrations::Apply, "steadfast copy", Some(1), Level::Off).await {
         Ok(target) => target,
         Err(error) => {
             source.close().await;

@@ -115,6 +115,7 @@ async fn with_store(plan: &Plan, total: usize, keep: bool) -> Result<Report, Cli
         Level::default(),
     )
     .await?;
+    say(&format!("to watch: steadfast {} watch", options(&plan.place)));
     let result = tokio::select! {
         result = play(&store, plan, total) => result,
         _ = tokio::signal::ctrl_c() => Err(CliError::Refused("interrupted".to_owned())),
@@ -201,10 +202,19 @@ async fn survey(dir: &Path) -> Result<usize, CliError> {
     Ok(files)
 }
 
+/// What names the store to another command, which has the same database.
+fn options(place: &Place) -> String {
+    match place {
+        Place::Database { schema, .. } => format!("--schema {schema}"),
+        Place::File(path) => format!("--file {}", path.display()),
+    }
+}
+
 fn tell_what_is_kept(plan: &Plan, desk: PathBuf) {
-    let (option, farewell) = match &plan.place {
-        Place::Database { schema, .. } => (format!("--schema {schema}"), format!("DROP SCHEMA {schema} CASCADE")),
-        Place::File(path) => (format!("--file {}", path.display()), format!("rm {}*", path.display())),
+    let option = options(&plan.place);
+    let farewell = match &plan.place {
+        Place::Database { schema, .. } => format!("DROP SCHEMA {schema} CASCADE"),
+        Place::File(path) => format!("rm {}*", path.display()),
     };
     say(&format!(
         "kept: {} and the {}; look into it:",

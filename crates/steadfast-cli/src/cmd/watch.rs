@@ -83,20 +83,27 @@ pub(crate) async fn run(globals: &Globals, arguments: &Arguments, output: &mut O
 async fn follow(feed: &Feed, arguments: &Arguments, output: &mut Output) -> Result<(), CliError> {
     let mut cursor = Place::open(feed, arguments).await?;
     cursor.poller().with_filter(filter(arguments));
+    let mut committed = cursor.poller().last_sequence();
     let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut troubled = false;
     loop {
-        match cursor.poller().poll().await {
+        let polled = match cursor.poller().poll().await {
             Ok(batch) => {
-                if std::mem::take(&mut troubled) {
-                    output::complain("the store answers again");
-                }
                 for event in &batch.events {
                     show(event, colours, output)?;
                 }
                 output.finish()?;
-                cursor.commit(!batch.events.is_empty()).await?;
-                if arguments.until_caught_up && batch.caught_up {
+                // What was filtered out has been read as well: a cursor left behind would hold trimming back.
+                cursor.commit(&mut committed).await.map(|()| batch.caught_up)
+            }
+            Err(error) => Err(error),
+        };
+        match polled {
+            Ok(caught_up) => {
+                if std::mem::take(&mut troubled) {
+                    output::complain("the store answers again");
+                }
+                if arguments.until_caught_up && caught_up {
                     return Ok(());
                 }
                 cursor.poller().wait(PATIENCE).await;
@@ -142,11 +149,15 @@ impl Place {
         }
     }
 
-    async fn commit(&mut self, moved: bool) -> Result<(), FeedError> {
-        match self {
-            Self::Kept(cursor) if moved => cursor.commit().await,
-            _ => Ok(()),
+    /// Keeps the place where it is to be kept and has moved on from `committed`.
+    async fn commit(&mut self, committed: &mut u64) -> Result<(), FeedError> {
+        let Self::Kept(cursor) = self else { return Ok(()) };
+        let read = cursor.poller().last_sequence();
+        if read != *committed {
+            cursor.commit().await?;
+            *committed = read;
         }
+        Ok(())
     }
 }
 

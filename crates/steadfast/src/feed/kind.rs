@@ -13,10 +13,10 @@ use crate::item::event_kind;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Level {
     /// Nothing; it costs nothing.
-    #[default]
     Off,
     /// What can be seen of an instance from outside: started, continued as new, completed, failed, cancelled, deleted,
     /// pruned, custom status, key-values.
+    #[default]
     Lifecycle,
     /// Every event of every history as well.
     History,

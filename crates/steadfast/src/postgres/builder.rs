@@ -257,8 +257,8 @@ impl Builder {
         self
     }
 
-    /// How much of what it does this provider records in the change feed. Default [`Level::Off`], until the feed is
-    /// proven.
+    /// How much of what it does this provider records in the change feed. Default [`Level::Lifecycle`]; providers of one
+    /// store should agree, as an observer sees only what was recorded.
     pub fn feed(mut self, level: Level) -> Self {
         self.feed.0 = level;
         self

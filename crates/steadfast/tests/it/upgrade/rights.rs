@@ -1,4 +1,4 @@
-//! What a role needs: everything to install, and only USAGE, the four verbs and EXECUTE to work.
+//! What a role needs: everything to install; to work only USAGE, the four verbs, EXECUTE, and what the feed needs.
 
 use steadfast::postgres::{Migrations, OpenErrorKind, PostgresProvider, schema_sql};
 
@@ -10,7 +10,9 @@ fn grants(schema: &str, role: &str) -> String {
         "GRANT USAGE ON SCHEMA {schema} TO {role};
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role};
          REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} FROM PUBLIC;
-         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {role};"
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA {schema} TO {role};
+         GRANT USAGE ON SEQUENCE {schema}.sf_feed_pending_id TO {role};
+         GRANT TRUNCATE ON {schema}.sf_feed_pending_0, {schema}.sf_feed_pending_1 TO {role};"
     )
 }
 

@@ -1,137 +1,17 @@
-//! The `steadfast` command as a shell runs it: real processes, a real server, exit codes and both kinds of output.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test says so when it fails"
-)]
+//! Every command but those of the feed: what it prints, what it refuses and with which code.
 
 use std::{
     io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Stdio},
-    sync::Arc,
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
 
-use duroxide::{
-    ActivityContext, OrchestrationContext, OrchestrationRegistry,
-    runtime::{Runtime, registry::ActivityRegistry},
-};
 use serde_json::Value;
-use steadfast::postgres::PostgresProvider;
+use steadfast::feed::Level;
 
-/// How long anything may take that usually takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn database_url() -> String {
-    std::env::var("DATABASE_URL").expect("DATABASE_URL is not set; run: cargo xtask test")
-}
-
-fn fresh_schema() -> String {
-    format!("cli_{}", uuid::Uuid::new_v4().simple())
-}
-
-/// The command, without anything that the caller's environment says.
-fn steadfast(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_steadfast"));
-    for variable in ["DATABASE_URL", "STEADFAST_SCHEMA", "RUST_LOG"] {
-        command.env_remove(variable);
-    }
-    command.args(arguments).stdin(Stdio::null());
-    command
-}
-
-/// What a finished command left.
-#[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    stdout: String,
-    stderr: String,
-}
-
-fn run(command: &mut Command) -> Ran {
-    let output = command.output().expect("run the command");
-    Ran {
-        code: output.status.code(),
-        stdout: String::from_utf8(output.stdout).expect("stdout is UTF-8"),
-        stderr: String::from_utf8(output.stderr).expect("stderr is UTF-8"),
-    }
-}
-
-impl Ran {
-    #[track_caller]
-    fn ok(self) -> String {
-        assert_eq!(self.code, Some(0), "{self:?}");
-        assert_eq!(self.stderr, "", "nothing to complain about");
-        self.stdout
-    }
-
-    #[track_caller]
-    fn json(self) -> Value {
-        let text = self.ok();
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
-    }
-
-    /// It failed with this code and one line on stderr, which is returned.
-    #[track_caller]
-    fn refused(self, code: i32) -> String {
-        assert_eq!(self.code, Some(code), "{self:?}");
-        assert_eq!(self.stdout, "", "{self:?}");
-        assert!(self.stderr.starts_with("error: "), "{self:?}");
-        assert_eq!(self.stderr.lines().count(), 1, "{self:?}");
-        self.stderr
-    }
-}
-
-/// A schema of its own, and the command upon it.
-struct Place {
-    schema: String,
-}
-
-impl Place {
-    fn new() -> Self {
-        Self { schema: fresh_schema() }
-    }
-
-    fn installed() -> Self {
-        let place = Self::new();
-        place.run(&["schema", "install"]).ok();
-        place
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = steadfast(arguments);
-        command
-            .env("DATABASE_URL", database_url())
-            .env("STEADFAST_SCHEMA", &self.schema);
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Ran {
-        run(&mut self.command(arguments))
-    }
-
-    fn json(&self, arguments: &[&str]) -> Value {
-        run(self.command(arguments).arg("--json")).json()
-    }
-
-    /// Asks until the answer is as wanted.
-    fn until(&self, arguments: &[&str], wanted: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let ran = run(self.command(arguments).arg("--json"));
-            let answer = serde_json::from_str(&ran.stdout).unwrap_or(Value::Null);
-            if wanted(&answer) {
-                return answer;
-            }
-            assert!(Instant::now() < deadline, "{arguments:?} still answers {ran:?}");
-            thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
+use crate::place::{PATIENCE, Place, database_url, fill, run, steadfast, work_on};
 
 #[test]
 fn printing_the_schema_needs_no_server() {
@@ -237,35 +117,6 @@ fn a_reader_that_goes_away_is_no_error() {
     assert_eq!(output.status.code(), Some(0));
 }
 
-/// An orchestration that asks, waits for `go`, and says what it got.
-async fn greet(ctx: OrchestrationContext, input: String) -> Result<String, String> {
-    let name = ctx.schedule_activity("Upper", input).await?;
-    ctx.set_kv_value("name", name.clone());
-    ctx.set_custom_status("waiting");
-    let word = ctx.schedule_wait("go").await;
-    Ok(format!("{word} {name}"))
-}
-
-/// A worker of ours on the schema, which ends with the returned runtimes.
-fn work_on(place: &Place) -> (tokio::runtime::Runtime, Arc<Runtime>) {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let worker = runtime.block_on(async {
-        let provider = PostgresProvider::builder(&database_url())
-            .schema(&place.schema)
-            .pool_size(3)
-            .connect()
-            .await;
-        let activities = ActivityRegistry::builder()
-            .register("Upper", |_: ActivityContext, text: String| async move {
-                Ok(text.to_uppercase())
-            })
-            .build();
-        let orchestrations = OrchestrationRegistry::builder().register("Greet", greet).build();
-        Runtime::start_with_store(Arc::new(provider.unwrap()), activities, orchestrations).await
-    });
-    (runtime, worker)
-}
-
 #[test]
 fn an_instance_is_started_seen_signalled_and_deleted() {
     let place = Place::installed();
@@ -279,7 +130,7 @@ fn an_instance_is_started_seen_signalled_and_deleted() {
         .unwrap();
     assert_eq!(orchestrator["ready"], 1, "{queues}");
 
-    let (runtime, worker) = work_on(&place);
+    let (runtime, worker) = work_on(&place, Level::default());
     let shown = place.until(&["show", "g-1"], |show| show["custom_status"] == "waiting");
     assert_eq!(shown["status"], "Running");
     assert_eq!(shown["orchestration_name"], "Greet");
@@ -334,7 +185,7 @@ fn an_instance_is_started_seen_signalled_and_deleted() {
 #[test]
 fn a_running_instance_is_cancelled_before_it_is_deleted() {
     let place = Place::installed();
-    let (runtime, worker) = work_on(&place);
+    let (runtime, worker) = work_on(&place, Level::default());
     for id in ["c-1", "c-2", "c-3"] {
         place.run(&["start", "Greet", id, "--input", "bob"]).ok();
         place.until(&["show", id], |show| show["custom_status"] == "waiting");
@@ -364,21 +215,6 @@ fn a_running_instance_is_cancelled_before_it_is_deleted() {
         0
     );
     runtime.block_on(worker.shutdown(Some(500)));
-}
-
-/// Sixty files in six folders.
-fn fill(dir: &Path) {
-    for folder in 0..6 {
-        let folder = dir.join(format!("folder {folder}"));
-        std::fs::create_dir(&folder).unwrap();
-        for file in 0..10 {
-            std::fs::write(
-                folder.join(format!("file {file}")),
-                format!("{folder:?} {file}").repeat(file + 1),
-            )
-            .unwrap();
-        }
-    }
 }
 
 #[test]
