@@ -199,6 +199,8 @@ async fn losses_are_told_exactly_in_a_file() {
     let trimmer = trimmer.await.expect("open the file").feed().expect("its feed");
     let mut run = begin(place).await;
     trims(&mut run, &trimmer).await;
+    kill_some(&mut run).await;
+    trims(&mut run, &trimmer).await;
     run.finish("embedded, trimmed").await;
 }
 
@@ -224,16 +226,18 @@ fn cluster() -> Cluster {
     Cluster::start(options).expect("a cluster of its own")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_lost_doubled_or_reversed_in_a_database() {
-    let cluster = cluster();
-    let schema = "feed".to_owned();
-    let place = Place::Database {
+/// A store on a server of its own, and the trouble that only a server can have.
+async fn begin_in_a_database(cluster: &Cluster) -> Run {
+    begin(Place::Database {
         url: cluster.url(),
-        schema: schema.clone(),
-    };
-    let mut run = begin(place).await;
-    // Horizons held here and in another database; and a prepared transaction that has written to the feed's tables.
+        schema: "feed".to_owned(),
+    })
+    .await
+}
+
+/// Horizons held here and in another database, a prepared transaction that has written to the feed's tables, kills, a dead
+/// listener, a crash of the server.
+async fn trouble_in_a_database(run: &mut Run, cluster: &Cluster) {
     let here = sql(&cluster.url()).await;
     here.batch_execute("SET search_path TO feed; BEGIN; SELECT pg_current_xact_id(); SELECT count(*) FROM sf_feed")
         .await
@@ -252,7 +256,7 @@ async fn nothing_is_lost_doubled_or_reversed_in_a_database() {
         SELECT sf_append_with_execution(gen_random_uuid(), 60000, 'prepared', 1, '{1}', '{1}', ARRAY['{}'::bytea], '{1}');
         PREPARE TRANSACTION 'feed'";
     beside.batch_execute(append).await.expect("prepare a transaction");
-    kill_some(&mut run).await;
+    kill_some(run).await;
     // A listener dies.
     let killed = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND (query LIKE 'LISTEN%' OR query LIKE '%pg_notify%' OR query LIKE '%advisory%')";
     beside.batch_execute(killed).await.expect("kill listeners");
@@ -283,17 +287,23 @@ async fn nothing_is_lost_doubled_or_reversed_in_a_database() {
         },
     );
     run.writers.push((name, ended));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_lost_doubled_or_reversed_in_a_database() {
+    let cluster = cluster();
+    let mut run = begin_in_a_database(&cluster).await;
+    trouble_in_a_database(&mut run, &cluster).await;
     run.finish("postgres").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn losses_are_told_exactly_in_a_database() {
-    let place = Place::Database {
-        url: crate::harness::database_url(),
-        schema: crate::harness::fresh_schema(),
-    };
-    let mut run = begin(place.clone()).await;
-    let feed = place.feed().await;
+    let cluster = cluster();
+    let mut run = begin_in_a_database(&cluster).await;
+    let feed = run.place.feed().await;
+    trims(&mut run, &feed).await;
+    trouble_in_a_database(&mut run, &cluster).await;
     trims(&mut run, &feed).await;
     run.finish("postgres, trimmed").await;
 }
