@@ -34,14 +34,14 @@ BEGIN
                     WHEN row_number() OVER (PARTITION BY o.key, o.claim ORDER BY o.op) > 1 THEN 1
                     ELSE 0 END::bigint
         FROM unnest(o_key, o_claim) WITH ORDINALITY AS o(key, claim, op)
-        LEFT JOIN sf_turn t ON t.instance_key = o.key
+        LEFT JOIN sf_turn t ON t.instance_key = ANY (ARRAY[o.key])
         ORDER BY o.op);
     UPDATE sf_message s SET claim = NULL,
            visible_at = coalesce(v_now + o.delay_ms * interval '1 millisecond', s.visible_at),
            attempt_count = CASE WHEN o.ignore_attempt THEN greatest(0, s.attempt_count - 1) ELSE s.attempt_count END
     FROM unnest(o_key, o_claim, o_upto, o_delay_ms, o_ignore_attempt) WITH ORDINALITY
          AS o(key, claim, upto, delay_ms, ignore_attempt, op)
-    WHERE v_results[o.op] = 0 AND s.instance_key = o.key AND s.message_id <= o.upto AND s.claim = o.claim;
+    WHERE v_results[o.op] = 0 AND s.instance_key = ANY (ARRAY[o.key]) AND s.message_id <= o.upto AND s.claim = o.claim;
     PERFORM sf_turn_reschedule(
         ARRAY(SELECT o.key FROM unnest(o_key) WITH ORDINALITY AS o(key, op) WHERE v_results[o.op] = 0), v_now);
     PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);

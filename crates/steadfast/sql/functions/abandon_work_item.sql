@@ -25,7 +25,7 @@ BEGIN
                     WHEN row_number() OVER (PARTITION BY o.work_id, o.claim ORDER BY o.op) > 1 THEN 1
                     ELSE 0 END::bigint
         FROM unnest(o_key, o_work, o_claim) WITH ORDINALITY AS o(key, work_id, claim, op)
-        LEFT JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+        LEFT JOIN sf_work w ON w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
         ORDER BY o.op);
     -- Claim 0 belongs to nobody: the token is spent.
     UPDATE sf_work w SET claim = 0, leased_at = NULL, lease_ms = NULL,
@@ -33,7 +33,7 @@ BEGIN
            attempt_count = CASE WHEN o.ignore_attempt THEN greatest(0, w.attempt_count - 1) ELSE w.attempt_count END
     FROM unnest(o_key, o_work, o_delay_ms, o_ignore_attempt) WITH ORDINALITY
          AS o(key, work_id, delay_ms, ignore_attempt, op)
-    WHERE v_results[o.op] = 0 AND w.instance_key = o.key AND w.work_id = o.work_id;
+    WHERE v_results[o.op] = 0 AND w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id;
     PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;

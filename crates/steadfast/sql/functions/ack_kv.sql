@@ -12,7 +12,7 @@ DECLARE
 BEGIN
     UPDATE sf_kv v SET changed = true, delta_value = NULL, delta_at_ms = v_now_ms
     FROM unnest(o_key, o_kv_clear) WITH ORDINALITY AS o(key, clear, op)
-    WHERE o.clear AND p_results[o.op] = 0 AND v.instance_key = o.key;
+    WHERE o.clear AND p_results[o.op] = 0 AND v.instance_key = ANY (ARRAY[o.key]);
 
     INSERT INTO sf_kv AS v (instance_key, key_id, key, changed, delta_value, delta_at_ms)
     SELECT o_key[k.op], k.id, k.key, true, k.value, coalesce(k.at_ms, v_now_ms)

@@ -30,7 +30,7 @@ BEGIN
           FROM unnest(o_key, o_execution, o_name, o_version, o_parent, o_status, o_pinned, o_custom, o_custom_status)
                WITH ORDINALITY
                AS u(key, execution, name, version, parent, status, pinned, custom, custom_status, op)) o
-    WHERE p_results[o.op] = 0 AND i.instance_key = o.key;
+    WHERE p_results[o.op] = 0 AND i.instance_key = ANY (ARRAY[o.key]);
 
     -- A turn in the middle of an execution changes nothing here, and writes nothing.
     INSERT INTO sf_execution AS x (instance_key, execution_id, status, output, replay_version, started_at, completed_at)
@@ -38,8 +38,8 @@ BEGIN
            CASE WHEN o.status IS NOT NULL THEN p_now END
     FROM unnest(o_key, o_execution, o_status, o_output, o_pinned) WITH ORDINALITY
          AS o(key, execution, status, output, pinned, op)
-    WHERE p_results[o.op] = 0 AND (o.status IS NOT NULL OR o.pinned IS NOT NULL OR NOT EXISTS (
-        SELECT FROM sf_execution y WHERE y.instance_key = o.key AND y.execution_id = o.execution))
+    WHERE p_results[o.op] = 0 AND (o.status IS NOT NULL OR o.pinned IS NOT NULL OR (
+        SELECT true FROM sf_execution y WHERE y.instance_key = o.key AND y.execution_id = o.execution) IS NULL)
     ON CONFLICT (instance_key, execution_id) DO UPDATE SET
         status = CASE WHEN excluded.completed_at IS NULL THEN x.status ELSE excluded.status END,
         output = CASE WHEN excluded.completed_at IS NULL THEN x.output ELSE excluded.output END,

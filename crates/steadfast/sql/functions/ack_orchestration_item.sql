@@ -70,7 +70,7 @@ BEGIN
                                 AND h.execution_id = o_execution[f.op] ORDER BY h.event_id DESC LIMIT 1));
     IF cardinality(v_again) > 0 THEN
         v_again := ARRAY(SELECT DISTINCT e.op FROM unnest(e_op, e_event) AS e(op, event_id)
-                         JOIN sf_event h ON h.instance_key = o_key[e.op] AND h.execution_id = o_execution[e.op]
+                         JOIN sf_event h ON h.instance_key = ANY (ARRAY[o_key[e.op]]) AND h.execution_id = o_execution[e.op]
                                         AND h.event_id = e.event_id
                          WHERE e.op = ANY (v_again));
     END IF;
@@ -86,12 +86,12 @@ BEGIN
                     WHEN o.op = ANY (v_stuck) THEN 4
                     ELSE 0 END::bigint
         FROM unnest(o_key, o_claim) WITH ORDINALITY AS o(key, claim, op)
-        LEFT JOIN sf_turn t ON t.instance_key = o.key
+        LEFT JOIN sf_turn t ON t.instance_key = ANY (ARRAY[o.key])
         ORDER BY o.op);
     IF 0 = ANY (v_results) THEN
         v_done := ARRAY(SELECT o.key FROM unnest(o_key) WITH ORDINALITY AS o(key, op) WHERE v_results[o.op] = 0);
         DELETE FROM sf_message s USING unnest(o_key, o_claim, o_upto) WITH ORDINALITY AS o(key, claim, upto, op)
-        WHERE v_results[o.op] = 0 AND s.instance_key = o.key AND s.message_id <= o.upto AND s.claim = o.claim;
+        WHERE v_results[o.op] = 0 AND s.instance_key = ANY (ARRAY[o.key]) AND s.message_id <= o.upto AND s.claim = o.claim;
 
         INSERT INTO sf_event (instance_key, execution_id, event_id, kind, payload)
         SELECT o_key[e.op], o_execution[e.op], e.event_id, e.kind, e.payload
@@ -109,9 +109,9 @@ BEGIN
             DELETE FROM sf_work w USING (
                 SELECT coalesce(i.instance_key, o_key[c.op]) AS key, c.execution_id, c.activity_id
                 FROM unnest(c_op, c_instance, c_execution, c_activity) AS c(op, instance_id, execution_id, activity_id)
-                LEFT JOIN sf_instance i ON i.instance_id = c.instance_id
+                LEFT JOIN sf_instance i ON i.instance_id = ANY (ARRAY[c.instance_id])
                 WHERE v_results[c.op] = 0) d
-            WHERE w.instance_key = d.key AND w.execution_id = d.execution_id AND w.activity_id = d.activity_id;
+            WHERE w.instance_key = ANY (ARRAY[d.key]) AND w.execution_id = d.execution_id AND w.activity_id = d.activity_id;
         END IF;
         IF cardinality(w_op) > 0 THEN
             PERFORM sf_insert_work(v_now, v_results, o_key, w_op, w_instance, w_execution, w_activity, w_tag,

@@ -27,8 +27,8 @@ BEGIN
         v_good := (SELECT count(DISTINCT l.work_id) FROM (
             SELECT w.work_id, w.claim = o.claim AND w.available_at > clock_timestamp() AS holds
             FROM unnest(o_key, o_work, o_claim) AS o(key, work_id, claim)
-            JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
-            ORDER BY w.instance_key, w.work_id FOR UPDATE OF w SKIP LOCKED) l WHERE l.holds);
+            JOIN sf_work w ON w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
+            ORDER BY o.key, o.work_id FOR UPDATE OF w SKIP LOCKED) l WHERE l.holds);
     END IF;
     v_now := clock_timestamp();
     IF v_good = cardinality(o_work) THEN
@@ -42,12 +42,12 @@ BEGIN
                         WHEN row_number() OVER (PARTITION BY o.work_id, o.claim ORDER BY o.op) > 1 THEN 1
                         WHEN w.available_at <= v_now THEN 2 ELSE 0 END::bigint
             FROM unnest(o_key, o_work, o_claim) WITH ORDINALITY AS o(key, work_id, claim, op)
-            LEFT JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+            LEFT JOIN sf_work w ON w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
             ORDER BY o.op);
     END IF;
     WITH done AS (
         DELETE FROM sf_work w USING unnest(o_key, o_work) WITH ORDINALITY AS o(key, work_id, op)
-        WHERE v_results[o.op] = 0 AND w.instance_key = o.key AND w.work_id = o.work_id
+        WHERE v_results[o.op] = 0 AND w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
         RETURNING w.session_key)
     SELECT array_agg(DISTINCT d.session_key) FILTER (WHERE d.session_key IS NOT NULL) INTO v_sessions FROM done d;
     IF v_sessions IS NOT NULL THEN

@@ -10,8 +10,8 @@ BEGIN
     END IF;
     IF p_sweep THEN
         DELETE FROM sf_batch b USING (
-            SELECT o.batch_id FROM sf_batch o WHERE o.expires_at < clock_timestamp()
+            SELECT o.ctid AS tid FROM sf_batch o WHERE o.expires_at < clock_timestamp()
             ORDER BY o.expires_at LIMIT 1024 FOR UPDATE SKIP LOCKED
-        ) expired WHERE b.batch_id = expired.batch_id;
+        ) expired WHERE b.ctid = expired.tid;
     END IF;
 END $$;

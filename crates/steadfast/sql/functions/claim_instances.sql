@@ -33,13 +33,13 @@ BEGIN
     END IF;
     -- Cut here: a LIMIT below would have the planner walk all instances by key.
     v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (p_instances[1:p_limit])
-                      ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+                      ORDER BY i.instance_key + 0 FOR NO KEY UPDATE SKIP LOCKED);
     v_busy := cardinality(v_locked) < least(p_limit, cardinality(p_instances));
     WITH claimed AS (
         INSERT INTO sf_turn AS t (instance_key, lane, available_at, claim, leased_at, lease_ms)
         SELECT i.instance_key, coalesce(i.replay_version, 0), v_now + p_lease_ms * interval '1 millisecond', p_claim,
                v_now, p_lease_ms
-        FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+        FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
         WHERE i.replay_version IS NULL OR p_min_version IS NULL
            OR i.replay_version BETWEEN p_min_version AND p_max_version
         ON CONFLICT (instance_key) DO UPDATE

@@ -35,7 +35,7 @@ BEGIN
               WHERE s.locked_until <= p_now AND (s.locked_until, s.session_key) > (v_at, v_key)
               ORDER BY s.locked_until, s.session_key LIMIT 64) f;
         v_key := (SELECT s.session_key FROM sf_session s
-                  WHERE s.session_key = ANY (v_page) AND s.locked_until = v_at ORDER BY s.session_key DESC LIMIT 1);
+                  WHERE s.session_key = ANY (v_page) AND (s.locked_until = v_at) IS TRUE ORDER BY s.session_key DESC LIMIT 1);
         v_free := v_free || ARRAY(
             SELECT u.session_key FROM unnest(v_page) AS u(session_key) WHERE EXISTS (
                 SELECT FROM unnest(coalesce(p_tags, ARRAY(SELECT g.tag FROM sf_work_tags(u.session_key) g))) AS t(tag)
@@ -44,12 +44,12 @@ BEGIN
                        AND w.available_at <= p_now LIMIT 1) n));
         EXIT WHEN cardinality(v_page) < 64 OR cardinality(v_free) >= p_limit;
         v_idle := ARRAY(SELECT s.session_key FROM sf_session s
-                        WHERE s.session_key = ANY (v_page) AND s.locked_until <= p_now
-                          AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key)
+                        WHERE s.session_key = ANY (v_page) AND (s.locked_until <= p_now) IS TRUE
+                          AND (SELECT true FROM sf_work w WHERE w.session_key = s.session_key LIMIT 1) IS NULL
                         ORDER BY s.session_key FOR UPDATE SKIP LOCKED);
         -- Asked again under the lock: work may have been queued while it was taken.
         DELETE FROM sf_session s WHERE s.session_key = ANY (v_idle)
-           AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key);
+           AND (SELECT true FROM sf_work w WHERE w.session_key = s.session_key LIMIT 1) IS NULL;
         busy := v_round = 64;
     END LOOP;
     SELECT array_agg(c.instance_key), array_agg(c.work_id), array_agg(c.available_at), array_agg(c.session_key),
@@ -63,7 +63,7 @@ BEGIN
             SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
             WHERE w.session_key = s.session_key AND w.tag = t.tag AND w.available_at <= p_now
             ORDER BY w.available_at, w.work_id LIMIT p_limit) n
-        WHERE s.owner = ANY (p_owners) AND s.locked_until > p_now
+        WHERE s.owner = ANY (p_owners) AND (s.locked_until > p_now) IS TRUE
         UNION ALL
         SELECT f.instance_key, f.work_id, f.available_at, u.session_key, NULL::bytea
         FROM unnest(v_free) AS u(session_key)
@@ -82,8 +82,8 @@ BEGIN
                       ORDER BY s.session_key FOR NO KEY UPDATE SKIP LOCKED);
     v_locked_ids := ARRAY(
         SELECT w.work_id FROM unnest(v_keys, v_works, v_sessions, v_held) AS c(key, work_id, session_key, owner)
-        JOIN sf_session s ON s.session_key = c.session_key
-        JOIN sf_work w ON w.instance_key = c.key AND w.work_id = c.work_id
+        JOIN sf_session s ON s.session_key = ANY (ARRAY[c.session_key])
+        JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
         WHERE c.session_key = ANY (v_locked) AND w.available_at <= p_now
           AND CASE WHEN c.owner IS NULL THEN s.locked_until <= p_now
                    ELSE s.owner = c.owner AND s.locked_until > p_now END
@@ -126,6 +126,6 @@ BEGIN
         UPDATE sf_session s SET owner = g.owner, last_activity_at = p_now,
                locked_until = p_now + p_session_lease_ms * interval '1 millisecond'
         FROM (SELECT DISTINCT d.session_key, d.owner FROM given d WHERE d.session_key IS NOT NULL) g
-        WHERE s.session_key = g.session_key)
+        WHERE s.session_key = ANY (ARRAY[g.session_key]))
     SELECT array_agg(g.key), array_agg(g.work_id), array_agg(g.owner) INTO keys, works, owners FROM given g;
 END $$;

@@ -19,12 +19,12 @@ BEGIN
         SELECT i.instance_key FROM sf_instance i
         WHERE i.instance_key = ANY (p_keys)
           AND (i.cache_owner IS DISTINCT FROM p_owner OR i.instance_key = ANY (p_evicted))
-          AND EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key));
+          AND (SELECT true FROM sf_event e WHERE e.instance_key = i.instance_key LIMIT 1));
     IF cardinality(v_load) > 0 THEN
         v_over := ARRAY(
             SELECT r.id FROM (
                 SELECT u.id, sum(b.bytes) OVER (ORDER BY b.bytes, u.id) AS running_bytes
-                FROM unnest(v_load) AS u(id) JOIN sf_instance n ON n.instance_key = u.id
+                FROM unnest(v_load) AS u(id) JOIN sf_instance n ON n.instance_key = ANY (ARRAY[u.id])
                 CROSS JOIN LATERAL (
                     SELECT coalesce(sum(octet_length(e.payload)), 0) AS bytes FROM sf_event e
                     WHERE e.instance_key = u.id AND e.execution_id = n.execution_id) b) r
@@ -41,7 +41,7 @@ BEGIN
                 WHERE e.instance_key = k.id AND e.execution_id = i.execution_id ORDER BY e.event_id) END,
            kv.keys, kv.vals, kv.at_ms
     FROM unnest(p_keys) AS k(id)
-    JOIN sf_instance i ON i.instance_key = k.id
+    JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
     CROSS JOIN LATERAL (SELECT k.id = ANY (v_over) OR i.cache_owner IS NOT DISTINCT FROM p_owner
                                AND NOT (k.id = ANY (p_evicted)) AS cached) own
     CROSS JOIN LATERAL (

@@ -12,11 +12,11 @@ BEGIN
     v_idle := ARRAY(
         SELECT s.session_key FROM sf_session s
         WHERE s.locked_until < clock_timestamp()
-          AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key)
+          AND (SELECT true FROM sf_work w WHERE w.session_key = s.session_key LIMIT 1) IS NULL
         ORDER BY s.session_key LIMIT p_limit FOR UPDATE SKIP LOCKED);
     -- Asked again under the lock: work may have been queued while it was taken.
     DELETE FROM sf_session s WHERE s.session_key = ANY (v_idle)
-       AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key);
+       AND (SELECT true FROM sf_work w WHERE w.session_key = s.session_key LIMIT 1) IS NULL;
     GET DIAGNOSTICS v_count = ROW_COUNT;
     RETURN v_count;
 END $$;

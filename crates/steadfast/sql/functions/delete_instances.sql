@@ -23,7 +23,7 @@ BEGIN
         RETURN;
     END IF;
     v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (p_instances)
-                    ORDER BY i.instance_key FOR UPDATE);
+                    ORDER BY i.instance_key + 0 FOR UPDATE);
     SELECT i.instance_id INTO culprit FROM sf_instance i
     -- Between two executions is running, too.
     WHERE i.instance_key = ANY (v_keys) AND i.status NOT IN ('Completed', 'Failed')
@@ -57,15 +57,13 @@ BEGIN
     -- What a claim is routing at this moment counts as sent after the deletion: a claim that holds a start message
     -- may be waiting for us to insert its instance.
     WITH doomed AS MATERIALIZED (
-        SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x WHERE x.instance_id = ANY (p_instances)
-        FOR UPDATE SKIP LOCKED)
-    DELETE FROM sf_inbox x USING doomed d
-    WHERE x.instance_id = d.instance_id AND x.visible_at = d.visible_at AND x.message_id = d.message_id;
+        SELECT x.ctid AS tid FROM sf_inbox x WHERE x.instance_id = ANY (p_instances) FOR UPDATE SKIP LOCKED)
+    DELETE FROM sf_inbox x USING doomed d WHERE x.ctid = d.tid;
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_messages := v_messages + v_count;
-    v_count := (SELECT count(*) FROM sf_instance i WHERE i.instance_key = ANY (v_keys));
     IF p_feed THEN PERFORM sf_feed_note(v_keys, NULL, 80::smallint); END IF;
     DELETE FROM sf_instance i WHERE i.instance_key = ANY (v_keys);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
     results := ARRAY[0, v_count, v_executions, v_events, v_messages];
     PERFORM sf_batch_close(p_batch_id, false, results);
 END $$;

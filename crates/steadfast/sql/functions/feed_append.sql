@@ -19,7 +19,7 @@ BEGIN
               FROM (SELECT e.op, e.event_id, e.kind
                     FROM unnest(e_op, e_event, e_kind) WITH ORDINALITY AS e(op, event_id, kind, n)
                     WHERE e.kind <> 0 AND coalesce(p_results[e.op], 0) = 0 ORDER BY e.op, e.n) s GROUP BY s.op) f
-        JOIN sf_instance i ON i.instance_key = o_key[f.op];
+        JOIN sf_instance i ON i.instance_key = ANY (ARRAY[o_key[f.op]]);
     ELSE
         INSERT INTO sf_feed_pending_1
         SELECT nextval('sf_feed_pending_id'), pg_current_xact_id(), floor(random() * 9e15)::bigint, p_at, i.instance_key,
@@ -28,6 +28,6 @@ BEGIN
               FROM (SELECT e.op, e.event_id, e.kind
                     FROM unnest(e_op, e_event, e_kind) WITH ORDINALITY AS e(op, event_id, kind, n)
                     WHERE e.kind <> 0 AND coalesce(p_results[e.op], 0) = 0 ORDER BY e.op, e.n) s GROUP BY s.op) f
-        JOIN sf_instance i ON i.instance_key = o_key[f.op];
+        JOIN sf_instance i ON i.instance_key = ANY (ARRAY[o_key[f.op]]);
     END IF;
 END $$;

@@ -12,7 +12,7 @@ BEGIN
     SELECT array_agg(k.key), array_agg(k.execution_id) INTO v_keys, v_executions FROM (
         SELECT u.key, max(u.execution_id) AS execution_id
         FROM unnest(p_keys, p_executions) AS u(key, execution_id)
-        JOIN sf_instance i ON i.instance_key = u.key AND i.orchestration_name IS NOT NULL
+        JOIN sf_instance i ON i.instance_key = ANY (ARRAY[u.key]) AND i.orchestration_name IS NOT NULL
         GROUP BY u.key) k;
     IF v_keys IS NOT NULL THEN
         PERFORM sf_feed_append(clock_timestamp(), NULL, v_keys, v_executions,

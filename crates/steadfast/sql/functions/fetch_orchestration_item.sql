@@ -88,7 +88,7 @@ BEGIN
             END IF;
             WITH claimed AS (
                 UPDATE sf_turn t SET claim = p_claim, available_at = v_until, leased_at = v_now, lease_ms = p_lease_ms
-                WHERE t.instance_key = ANY (v_locked) AND t.available_at <= v_now AND t.lane >= 0
+                WHERE t.instance_key = ANY (v_locked) AND (t.available_at <= v_now AND t.lane >= 0) IS TRUE
                 RETURNING t.instance_key)
             SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
             v_again := cardinality(v_keys) > 0;
@@ -111,29 +111,29 @@ BEGIN
                     SELECT s.instance_id FROM unnest(v_new) AS u(id) CROSS JOIN LATERAL (
                         -- Nor has it got one since: whoever deletes that waits for our ticket, and we for him.
                         SELECT x.instance_id FROM sf_inbox x
-                        WHERE x.instance_id = u.id AND x.visible_at <= v_now AND x.kind IN (1, 2)
-                          AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = u.id)
-                        ORDER BY x.visible_at, x.message_id LIMIT 1 FOR UPDATE SKIP LOCKED) s
+                        WHERE x.instance_id >= u.id AND (x.instance_id, x.visible_at) <= (u.id, v_now) AND x.kind IN (1, 2)
+                          AND (SELECT true FROM sf_instance i WHERE i.instance_id = u.id) IS NULL
+                        ORDER BY x.instance_id, x.visible_at, x.message_id LIMIT 1 FOR UPDATE SKIP LOCKED) s
                     ORDER BY s.instance_id) n
                 ON CONFLICT DO NOTHING;
             END IF;
             v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
-                              ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+                              ORDER BY i.instance_key + 0 FOR NO KEY UPDATE SKIP LOCKED);
             v_held := cardinality(v_locked) < cardinality(v_ids);
             IF v_held THEN
                 v_except := v_except || ARRAY(
-                    SELECT u.id FROM unnest(v_ids) AS u(id) WHERE NOT EXISTS (
-                        SELECT FROM sf_instance i WHERE i.instance_id = u.id AND i.instance_key = ANY (v_locked)));
+                    SELECT u.id FROM unnest(v_ids) AS u(id) WHERE (
+                        SELECT i.instance_key = ANY (v_locked) FROM sf_instance i WHERE i.instance_id = u.id) IS NOT TRUE);
             END IF;
             IF cardinality(v_locked) > v_want THEN
                 v_locked := ARRAY(SELECT i.instance_key FROM unnest(v_ids) WITH ORDINALITY AS u(id, n)
-                                  JOIN sf_instance i ON i.instance_id = u.id
+                                  JOIN sf_instance i ON i.instance_id = ANY (ARRAY[u.id])
                                   WHERE i.instance_key = ANY (v_locked) ORDER BY u.n LIMIT v_want);
             END IF;
             WITH claimed AS (
                 INSERT INTO sf_turn AS t (instance_key, lane, available_at, claim, leased_at, lease_ms)
                 SELECT i.instance_key, coalesce(i.replay_version, 0), v_until, p_claim, v_now, p_lease_ms
-                FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+                FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
                 WHERE i.replay_version IS NULL OR p_min_version IS NULL
                    OR i.replay_version BETWEEN p_min_version AND p_max_version
                 ON CONFLICT (instance_key) DO UPDATE

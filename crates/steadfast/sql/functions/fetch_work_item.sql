@@ -54,8 +54,8 @@ BEGIN
                   SELECT q.* FROM sf_work q WHERE q.session_key = l.session_key AND q.available_at > v_now
                      AND q.available_at <= v_until OFFSET 0) b
               WHERE l.owner = ANY (p_owners)) w
-        JOIN sf_instance i ON i.instance_key = w.instance_key
-        LEFT JOIN sf_session s ON s.session_key = w.session_key
+        JOIN sf_instance i ON i.instance_key = ANY (ARRAY[w.instance_key])
+        LEFT JOIN sf_session s ON s.session_key = ANY (ARRAY[w.session_key])
         WHERE w.claim = p_claim;
         IF NOT v_closed THEN
             PERFORM sf_batch_open(p_batch_id, greatest(2 * p_lease_ms, 120000), 0);
@@ -86,12 +86,12 @@ BEGIN
             UPDATE sf_work w SET claim = p_claim, available_at = v_until, leased_at = v_now, lease_ms = p_lease_ms,
                    attempt_count = w.attempt_count + 1
             FROM unnest(v_keys, v_works, v_owners) AS c(key, work_id, owner)
-            WHERE w.instance_key = c.key AND w.work_id = c.work_id
+            WHERE w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
             RETURNING w.instance_key, w.work_id, w.execution_id, w.activity_id, w.attempt_count, c.owner,
                       w.session_key, w.payload)
         SELECT c.instance_key, c.work_id, i.instance_id, c.execution_id, c.activity_id, c.attempt_count, c.owner,
                c.session_key IS NOT NULL, c.payload, coalesce(i.cache_owner = p_cache_owner, false), NULL::bigint, v_busy
-        FROM claimed c JOIN sf_instance i ON i.instance_key = c.instance_key ORDER BY c.work_id;
+        FROM claimed c JOIN sf_instance i ON i.instance_key = ANY (ARRAY[c.instance_key]) ORDER BY c.work_id;
         GET DIAGNOSTICS v_found = ROW_COUNT;
     END IF;
     IF v_found < p_limit AND NOT v_busy THEN

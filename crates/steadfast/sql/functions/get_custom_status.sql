@@ -10,6 +10,6 @@ BEGIN
     RETURN QUERY
     SELECT r.op, i.custom_status, i.custom_status_version
     FROM unnest(p_instance, p_seen) WITH ORDINALITY AS r(instance_id, seen, op)
-    JOIN sf_instance i ON i.instance_id = r.instance_id
+    JOIN sf_instance i ON i.instance_id = ANY (ARRAY[r.instance_id])
     WHERE i.custom_status_version > r.seen;
 END $$;

@@ -4,7 +4,7 @@
 -- Locks: none.  Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_get_instance_stats(p_instance text)
 RETURNS TABLE (event_count bigint, event_bytes bigint, kv_count bigint, kv_bytes bigint, first_event bytea)
-LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE sql STABLE SET search_path FROM CURRENT SET enable_seqscan = off AS $$
     SELECT h.n, h.bytes, k.n, k.bytes,
            (SELECT e.payload FROM sf_event e WHERE e.instance_key = i.instance_key AND e.execution_id = i.execution_id
                 AND e.event_id = 1)

@@ -9,11 +9,11 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SE
 BEGIN
     IF p_key_id IS NULL THEN
         RETURN QUERY SELECT v.key, CASE WHEN v.changed THEN v.delta_value ELSE v.base_value END
-        FROM sf_instance i JOIN sf_kv v ON v.instance_key = i.instance_key
+        FROM sf_instance i JOIN sf_kv v ON v.instance_key = ANY (ARRAY[i.instance_key])
         WHERE i.instance_id = p_instance AND CASE WHEN v.changed THEN v.delta_value ELSE v.base_value END IS NOT NULL;
     ELSE
         RETURN QUERY SELECT v.key, CASE WHEN v.changed THEN v.delta_value ELSE v.base_value END
-        FROM sf_instance i JOIN sf_kv v ON v.instance_key = i.instance_key AND v.key_id = p_key_id
+        FROM sf_instance i JOIN sf_kv v ON v.instance_key = ANY (ARRAY[i.instance_key]) AND v.key_id = p_key_id
         WHERE i.instance_id = p_instance AND CASE WHEN v.changed THEN v.delta_value ELSE v.base_value END IS NOT NULL;
     END IF;
 END $$;

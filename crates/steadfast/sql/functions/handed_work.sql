@@ -15,7 +15,7 @@ BEGIN
     SELECT w.instance_key, w.work_id, i.instance_id, w.execution_id, w.activity_id, w.attempt_count, NULL::bytea,
            false, w.payload, coalesce(i.cache_owner = p_cache_owner, false), NULL::bigint, false
     FROM unnest(p_keys) AS k(id)
-    JOIN sf_work w ON w.instance_key = k.id
-    JOIN sf_instance i ON i.instance_key = k.id
+    JOIN sf_work w ON w.instance_key = ANY (ARRAY[k.id])
+    JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
     WHERE w.claim = p_claim ORDER BY w.work_id LIMIT p_limit;
 END $$;

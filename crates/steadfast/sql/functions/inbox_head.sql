@@ -31,8 +31,8 @@ BEGIN
                AND NOT h.instance_id = ANY (p_except) AS free,
                i.orchestration_name IS NULL AND NOT h.starts AS unsure
         FROM heads h
-        LEFT JOIN sf_instance i ON i.instance_id = h.instance_id
-        LEFT JOIN sf_turn t ON t.instance_key = i.instance_key)
+        LEFT JOIN sf_instance i ON i.instance_id = ANY (ARRAY[h.instance_id])
+        LEFT JOIN sf_turn t ON t.instance_key = ANY (ARRAY[i.instance_key]))
     SELECT coalesce(sum(j.n), 0), coalesce(bool_or(j.unsure), false),
            coalesce((array_agg(j.instance_id ORDER BY j.visible_at, j.message_id) FILTER (WHERE j.free))[:p_want], '{}'),
            coalesce(array_agg(j.instance_id) FILTER (WHERE j.free AND j.is_new), '{}')
@@ -56,12 +56,12 @@ BEGIN
                coalesce(i.replay_version NOT BETWEEN p_min_version AND p_max_version, false) AS incompatible,
                i.orchestration_name IS NOT NULL OR si.yes IS NOT NULL OR ev.yes IS NOT NULL OR sm.yes IS NOT NULL AS known
         FROM heads h
-        LEFT JOIN sf_instance i ON i.instance_id = h.instance_id
-        LEFT JOIN sf_turn t ON t.instance_key = i.instance_key
+        LEFT JOIN sf_instance i ON i.instance_id = ANY (ARRAY[h.instance_id])
+        LEFT JOIN sf_turn t ON t.instance_key = ANY (ARRAY[i.instance_key])
         -- LIMIT keeps these probes of one instance each: an EXISTS may be hashed over a whole table.
         LEFT JOIN LATERAL (
-            SELECT 1 AS yes FROM sf_inbox s WHERE i.orchestration_name IS NULL AND s.instance_id = h.instance_id
-               AND s.visible_at <= p_now AND s.kind IN (1, 2) LIMIT 1) si ON true
+            SELECT 1 AS yes FROM sf_inbox s WHERE i.orchestration_name IS NULL AND s.instance_id >= h.instance_id
+               AND (s.instance_id, s.visible_at) <= (h.instance_id, p_now) AND s.kind IN (1, 2) LIMIT 1) si ON true
         LEFT JOIN LATERAL (
             SELECT 1 AS yes FROM sf_event e WHERE i.orchestration_name IS NULL AND e.instance_key = i.instance_key
             LIMIT 1) ev ON true
@@ -82,20 +82,19 @@ BEGIN
     IF v_orphans IS NOT NULL THEN
         -- Known again in this statement's own snapshot: a start that has arrived since keeps its messages.
         WITH doomed AS MATERIALIZED (
-            SELECT x.instance_id, x.visible_at, x.message_id FROM unnest(v_orphans) AS o(id)
+            SELECT x.tid FROM unnest(v_orphans) AS o(id)
             CROSS JOIN LATERAL (
-                SELECT q.instance_id, q.visible_at, q.message_id FROM sf_inbox q
-                WHERE q.instance_id = o.id AND q.visible_at <= p_now AND q.kind = 3
+                SELECT q.ctid AS tid FROM sf_inbox q
+                WHERE q.instance_id >= o.id AND (q.instance_id, q.visible_at) <= (o.id, p_now) AND q.kind = 3
                 LIMIT 1000 FOR UPDATE SKIP LOCKED) x
-            WHERE NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = o.id AND s.kind <> 3)
-              AND NOT EXISTS (
-                SELECT FROM sf_instance i WHERE i.instance_id = o.id AND (
-                    i.orchestration_name IS NOT NULL
-                    OR EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
-                    OR EXISTS (SELECT FROM sf_turn t WHERE t.instance_key = i.instance_key)))
+            WHERE (SELECT true FROM sf_inbox s WHERE s.instance_id = o.id AND s.kind <> 3 LIMIT 1) IS NULL
+              AND (SELECT i.orchestration_name IS NOT NULL
+                          OR EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
+                          OR EXISTS (SELECT FROM sf_turn t WHERE t.instance_key = i.instance_key)
+                   FROM sf_instance i WHERE i.instance_id = o.id) IS NOT TRUE
         ), gone AS (
             DELETE FROM sf_inbox x USING doomed d
-            WHERE x.instance_id = d.instance_id AND x.visible_at = d.visible_at AND x.message_id = d.message_id
+            WHERE x.ctid = d.tid
             RETURNING 1)
         SELECT count(*) INTO dropped FROM gone;
     END IF;

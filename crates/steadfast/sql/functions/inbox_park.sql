@@ -21,42 +21,42 @@ BEGIN
     -- Orphans get a row to hang their messages on; it counts as an instance only once it is started.
     INSERT INTO sf_instance (instance_id)
     SELECT u.id FROM unnest(v_ids) AS u(id)
-    WHERE NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = u.id)
-      AND NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = u.id AND s.kind IN (1, 2)
-                         AND s.visible_at <= p_now)
+    WHERE (SELECT true FROM sf_instance i WHERE i.instance_id = u.id) IS NULL
+      AND (SELECT true FROM sf_inbox s WHERE s.instance_id >= u.id AND (s.instance_id, s.visible_at) <= (u.id, p_now)
+              AND s.kind IN (1, 2) LIMIT 1) IS NULL
     ORDER BY u.id ON CONFLICT DO NOTHING;
     v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
-                    ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+                    ORDER BY i.instance_key + 0 FOR NO KEY UPDATE SKIP LOCKED);
     WITH stuck AS MATERIALIZED (
         SELECT i.instance_key, i.instance_id,
                CASE WHEN i.orchestration_name IS NULL
-                         AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
-                         AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key
-                                            AND s.kind IN (1, 2))
+                         AND (SELECT true FROM sf_event e WHERE e.instance_key = i.instance_key LIMIT 1) IS NULL
+                         AND (SELECT true FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)
+                              LIMIT 1) IS NULL
                     THEN -1 ELSE coalesce(i.replay_version, 0) END AS lane,
                -- Routed, and not due yet: nothing runs before it.
                (SELECT min(s.visible_at) FROM sf_message s WHERE i.orchestration_name IS NULL
                    AND s.instance_key = i.instance_key AND s.kind IN (1, 2)) AS start_at
         FROM unnest(v_keys) AS k(id)
-        JOIN sf_instance i ON i.instance_key = k.id
-        LEFT JOIN sf_turn t ON t.instance_key = i.instance_key
+        JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
+        LEFT JOIN sf_turn t ON t.instance_key = ANY (ARRAY[i.instance_key])
         WHERE coalesce(t.claim IS NOT NULL AND t.available_at > p_now, false)
            OR coalesce(i.replay_version NOT BETWEEN p_min_version AND p_max_version, false)
            OR (i.orchestration_name IS NULL
-               AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
-               AND NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = i.instance_id AND s.kind IN (1, 2)
-                                  AND s.visible_at <= p_now)
-               AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)
-                                  AND s.visible_at <= p_now))
+               AND (SELECT true FROM sf_event e WHERE e.instance_key = i.instance_key LIMIT 1) IS NULL
+               AND (SELECT true FROM sf_inbox s WHERE s.instance_id >= i.instance_id
+                       AND (s.instance_id, s.visible_at) <= (i.instance_id, p_now) AND s.kind IN (1, 2) LIMIT 1) IS NULL
+               AND (SELECT true FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)
+                       AND s.visible_at <= p_now LIMIT 1) IS NULL)
     ), taken AS MATERIALIZED (
-        SELECT s.instance_key, s.lane, s.start_at, x.instance_id, x.visible_at, x.message_id FROM stuck s CROSS JOIN LATERAL (
-            SELECT q.instance_id, q.visible_at, q.message_id FROM sf_inbox q
-            WHERE q.instance_id = s.instance_id AND q.visible_at <= p_now
-            ORDER BY q.visible_at, q.message_id LIMIT 4096 FOR UPDATE SKIP LOCKED) x
+        SELECT s.instance_key, s.lane, s.start_at, x.tid FROM stuck s CROSS JOIN LATERAL (
+            SELECT q.ctid AS tid FROM sf_inbox q
+            WHERE q.instance_id >= s.instance_id AND (q.instance_id, q.visible_at) <= (s.instance_id, p_now)
+            ORDER BY q.instance_id, q.visible_at, q.message_id LIMIT 4096 FOR UPDATE SKIP LOCKED) x
         LIMIT 16384
     ), moved AS (
         DELETE FROM sf_inbox x USING taken k
-        WHERE x.instance_id = k.instance_id AND x.visible_at = k.visible_at AND x.message_id = k.message_id
+        WHERE x.ctid = k.tid
         RETURNING k.instance_key, k.lane, k.start_at, x.message_id, x.visible_at, x.kind, x.payload
     ), routed AS (
         INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, kind, payload)

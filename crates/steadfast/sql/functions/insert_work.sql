@@ -21,14 +21,14 @@ BEGIN
         INSERT INTO sf_instance (instance_id)
         SELECT DISTINCT w.instance_id FROM unnest(w_op, w_instance) AS w(op, instance_id)
         WHERE w.instance_id IS NOT NULL AND p_results[w.op] = 0
-          AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = w.instance_id)
+          AND (SELECT true FROM sf_instance i WHERE i.instance_id = w.instance_id) IS NULL
         ORDER BY w.instance_id ON CONFLICT DO NOTHING;
         v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (w_instance)
-                        ORDER BY i.instance_key FOR KEY SHARE);
+                        ORDER BY i.instance_key + 0 FOR KEY SHARE);
         IF EXISTS (SELECT FROM unnest(w_op, w_instance) AS w(op, instance_id)
                    WHERE w.instance_id IS NOT NULL AND p_results[w.op] = 0
-                     AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = w.instance_id
-                                        AND i.instance_key = ANY (v_keys))) THEN
+                     AND (SELECT i.instance_key = ANY (v_keys) FROM sf_instance i
+                          WHERE i.instance_id = w.instance_id) IS NOT TRUE) THEN
             RAISE EXCEPTION 'an instance was deleted meanwhile' USING ERRCODE = 'serialization_failure';
         END IF;
     END IF;
@@ -51,7 +51,7 @@ BEGIN
            CASE WHEN h.handed THEN p_lease_ms END, CASE WHEN h.handed THEN 1 ELSE 0 END, w.payload
     FROM unnest(w_op, w_instance, w_execution, w_activity, w_tag, w_session, w_payload) WITH ORDINALITY
          AS w(op, instance_id, execution_id, activity_id, tag, session_key, payload, n)
-    LEFT JOIN sf_instance i ON i.instance_id = w.instance_id
+    LEFT JOIN sf_instance i ON i.instance_id = ANY (ARRAY[w.instance_id])
     CROSS JOIN LATERAL (SELECT p_claim IS NOT NULL AND w.n <= p_limit AND w.session_key IS NULL
                                AND w.instance_id IS NULL AND (p_tags IS NULL OR w.tag = ANY (p_tags)) AS handed) h
     WHERE p_results[w.op] = 0 ORDER BY w.n;

@@ -14,8 +14,8 @@ BEGIN
     SELECT array_agg(w.work_id), array_agg(d.op) INTO v_wanted, v_ops
     FROM (SELECT c.op, coalesce(i.instance_key, o_key[c.op]) AS key, c.execution_id, c.activity_id
           FROM unnest(c_op, c_instance, c_execution, c_activity) AS c(op, instance_id, execution_id, activity_id)
-          LEFT JOIN sf_instance i ON i.instance_id = c.instance_id) d
-    JOIN sf_work w ON w.instance_key = d.key AND w.execution_id = d.execution_id AND w.activity_id = d.activity_id;
+          LEFT JOIN sf_instance i ON i.instance_id = ANY (ARRAY[c.instance_id])) d
+    JOIN sf_work w ON w.instance_key = ANY (ARRAY[d.key]) AND w.execution_id = d.execution_id AND w.activity_id = d.activity_id;
     IF v_wanted IS NULL THEN
         RETURN '{}';
     END IF;

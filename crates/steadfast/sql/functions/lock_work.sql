@@ -7,10 +7,10 @@ BEGIN
     IF p_wait THEN
         PERFORM set_config('lock_timeout', '2s', true);
         RETURN ARRAY(SELECT w.work_id FROM unnest(o_key, o_work) AS o(key, work_id)
-                     JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
-                     ORDER BY w.instance_key, w.work_id FOR UPDATE OF w);
+                     JOIN sf_work w ON w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
+                     ORDER BY o.key, o.work_id FOR UPDATE OF w);
     END IF;
     RETURN ARRAY(SELECT w.work_id FROM unnest(o_key, o_work) AS o(key, work_id)
-                 JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
-                 ORDER BY w.instance_key, w.work_id FOR UPDATE OF w SKIP LOCKED);
+                 JOIN sf_work w ON w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
+                 ORDER BY o.key, o.work_id FOR UPDATE OF w SKIP LOCKED);
 END $$;

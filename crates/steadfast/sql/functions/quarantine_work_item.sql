@@ -19,7 +19,7 @@ BEGIN
     ), kept AS (
         INSERT INTO sf_quarantine (queue, instance_id, execution_id, activity_id, error, payload)
         SELECT 'worker', i.instance_id, g.execution_id, g.activity_id, p_error, g.payload
-        FROM gone g JOIN sf_instance i ON i.instance_key = g.instance_key
+        FROM gone g JOIN sf_instance i ON i.instance_key = ANY (ARRAY[g.instance_key])
         RETURNING instance_id
     ), told AS (
         INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)

@@ -18,7 +18,7 @@ BEGIN
            page.payloads, page.complete
     FROM unnest(p_instance, p_execution, p_key, p_cached_execution, p_cached_event, p_cached_revision)
          WITH ORDINALITY AS r(instance_id, wanted, key, execution_id, event_id, revision, op)
-    JOIN sf_instance i ON i.instance_id = r.instance_id
+    JOIN sf_instance i ON i.instance_id = ANY (ARRAY[r.instance_id])
     CROSS JOIN LATERAL (
         SELECT coalesce(r.wanted, i.execution_id) AS execution_id,
                -- The cached end must be there: a failover or a restore may have taken it back.

@@ -28,13 +28,13 @@ BEGIN
                     WHEN NOT o.key = ANY (v_locked) THEN 4
                     WHEN t.available_at <= v_now THEN 2 ELSE 0 END::bigint
         FROM unnest(o_key, o_claim) WITH ORDINALITY AS o(key, claim, op)
-        LEFT JOIN sf_turn t ON t.instance_key = o.key
+        LEFT JOIN sf_turn t ON t.instance_key = ANY (ARRAY[o.key])
         ORDER BY o.op);
     UPDATE sf_turn t SET available_at = v_now + o.extend_ms * interval '1 millisecond', leased_at = v_now,
            lease_ms = o.extend_ms
     FROM (SELECT u.key, max(u.extend_ms) AS extend_ms
           FROM unnest(o_key, o_extend_ms) WITH ORDINALITY AS u(key, extend_ms, op)
           WHERE v_results[u.op] = 0 GROUP BY u.key) o
-    WHERE t.instance_key = o.key;
+    WHERE t.instance_key = ANY (ARRAY[o.key]);
     RETURN v_results;
 END $$;

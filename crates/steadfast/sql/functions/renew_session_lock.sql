@@ -15,9 +15,9 @@ BEGIN
     -- version that its snapshot shows, and queue for the newer one behind those who wait for us.
     v_held := ARRAY(
         SELECT s.session_key FROM sf_session s
-        WHERE s.owner = ANY (p_owners) AND s.locked_until > v_now
+        WHERE s.owner = ANY (p_owners) AND (s.locked_until > v_now) IS TRUE
           AND s.last_activity_at > v_now - p_idle_ms * interval '1 millisecond'
-        ORDER BY s.session_key FOR NO KEY UPDATE);
+        ORDER BY s.session_key || '' FOR NO KEY UPDATE);
     UPDATE sf_session s SET locked_until = v_now + p_extend_ms * interval '1 millisecond'
     WHERE s.session_key = ANY (v_held);
     GET DIAGNOSTICS v_count = ROW_COUNT;

@@ -20,7 +20,7 @@ BEGIN
                     WHEN NOT o.work_id = ANY (v_locked) THEN 4
                     WHEN w.available_at <= v_now THEN 2 ELSE 0 END::bigint
         FROM unnest(o_key, o_work, o_claim) WITH ORDINALITY AS o(key, work_id, claim, op)
-        LEFT JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+        LEFT JOIN sf_work w ON w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
         ORDER BY o.op);
     WITH renewed AS (
         UPDATE sf_work w SET available_at = v_now + o.extend_ms * interval '1 millisecond', leased_at = v_now,
@@ -28,7 +28,7 @@ BEGIN
         FROM (SELECT u.key, u.work_id, max(u.extend_ms) AS extend_ms
               FROM unnest(o_key, o_work, o_extend_ms) WITH ORDINALITY AS u(key, work_id, extend_ms, op)
               WHERE v_results[u.op] = 0 GROUP BY u.key, u.work_id) o
-        WHERE w.instance_key = o.key AND w.work_id = o.work_id
+        WHERE w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
         RETURNING w.session_key)
     SELECT array_agg(DISTINCT r.session_key) FILTER (WHERE r.session_key IS NOT NULL) INTO v_sessions FROM renewed r;
     IF v_sessions IS NOT NULL THEN

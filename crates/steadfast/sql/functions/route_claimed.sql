@@ -30,33 +30,34 @@ BEGIN
                 SELECT q.message_id FROM sf_message q
                 WHERE q.instance_key = k.id AND q.kind IN (1, 2) AND q.visible_at <= p_now) b)
         UPDATE sf_message m SET claim = p_claim, attempt_count = m.attempt_count + 1
-        FROM again a WHERE m.instance_key = a.instance_key AND m.message_id = a.message_id;
+        FROM again a WHERE m.instance_key = ANY (ARRAY[a.instance_key]) AND m.message_id = a.message_id;
     END IF;
 
     WITH taken AS MATERIALIZED (
-        SELECT i.instance_key, b.instance_id, b.visible_at, b.message_id
-        FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+        SELECT i.instance_key, b.tid
+        FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
         CROSS JOIN LATERAL (
             -- Whatever waits routed came first: the inbox is for an instance that has room left.
             SELECT p_max_messages - count(*) AS room, coalesce(sum(octet_length(s.payload)), 0) AS bytes
             FROM sf_message s WHERE p_again AND s.instance_key = k.id AND s.claim = p_claim) had
         CROSS JOIN LATERAL (
-            SELECT o.instance_id, o.visible_at, o.message_id FROM (
-                SELECT q.instance_id, q.visible_at, q.message_id,
+            SELECT o.tid FROM (
+                SELECT q.tid,
                        had.bytes + sum(q.bytes) OVER (ORDER BY q.visible_at, q.message_id) - q.bytes AS bytes_before
-                FROM (SELECT x.instance_id, x.visible_at, x.message_id, octet_length(x.payload) AS bytes
-                      FROM sf_inbox x WHERE x.instance_id = i.instance_id AND x.visible_at <= p_now
-                      ORDER BY x.visible_at, x.message_id LIMIT greatest(had.room, 0)
+                FROM (SELECT x.ctid AS tid, x.visible_at, x.message_id, octet_length(x.payload) AS bytes
+                      FROM sf_inbox x WHERE x.instance_id >= i.instance_id AND (x.instance_id, x.visible_at) <= (i.instance_id, p_now)
+                      ORDER BY x.instance_id, x.visible_at, x.message_id LIMIT greatest(had.room, 0)
                       FOR UPDATE SKIP LOCKED) q) o
             WHERE o.bytes_before < p_max_bytes
             UNION
-            SELECT z.instance_id, z.visible_at, z.message_id FROM (
-                SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x
-                WHERE x.instance_id = i.instance_id AND x.kind IN (1, 2) AND x.visible_at <= p_now
+            SELECT z.tid FROM (
+                SELECT x.ctid AS tid FROM sf_inbox x
+                WHERE x.instance_id >= i.instance_id AND (x.instance_id, x.visible_at) <= (i.instance_id, p_now)
+                  AND x.kind IN (1, 2)
                 FOR UPDATE SKIP LOCKED) z) b
     ), moved AS (
         DELETE FROM sf_inbox x USING taken t
-        WHERE x.instance_id = t.instance_id AND x.visible_at = t.visible_at AND x.message_id = t.message_id
+        WHERE x.ctid = t.tid
         RETURNING t.instance_key, x.message_id, x.visible_at, x.kind, x.payload
     ), routed AS (
         INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, claim, kind, payload)
@@ -70,10 +71,10 @@ BEGIN
                   AND NOT i.instance_key = ANY (v_starts)) THEN
         -- Without a name, a history and a start there is nothing to run: such messages go on waiting for a start.
         UPDATE sf_message s SET claim = NULL, attempt_count = s.attempt_count - 1
-        FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
-        WHERE s.instance_key = k.id AND s.claim = p_claim AND i.orchestration_name IS NULL
-          AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = k.id)
-          AND NOT EXISTS (SELECT FROM sf_message b WHERE b.instance_key = k.id AND b.kind IN (1, 2) AND b.claim = p_claim);
+        FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
+        WHERE s.instance_key = ANY (ARRAY[k.id]) AND s.claim = p_claim AND i.orchestration_name IS NULL
+          AND (SELECT true FROM sf_event e WHERE e.instance_key = k.id LIMIT 1) IS NULL
+          AND (SELECT true FROM sf_message b WHERE b.instance_key = k.id AND b.kind IN (1, 2) AND b.claim = p_claim LIMIT 1) IS NULL;
         v_again := v_again OR FOUND;
     END IF;
 
@@ -85,8 +86,8 @@ BEGIN
            coalesce(array_agg(k.id) FILTER (WHERE NOT c.any_claimed), '{}')
       INTO v_served, v_empty
       FROM unnest(p_keys) AS k(id) CROSS JOIN LATERAL (
-           SELECT EXISTS (SELECT FROM sf_message s
-                          WHERE s.instance_key = k.id AND s.claim = p_claim) AS any_claimed) c;
+           SELECT coalesce((SELECT true FROM sf_message s WHERE s.instance_key = k.id AND s.claim = p_claim LIMIT 1), false)
+                  AS any_claimed) c;
     IF cardinality(v_empty) > 0 THEN
         PERFORM sf_turn_reschedule(v_empty, p_now);
     END IF;

@@ -14,7 +14,7 @@ BEGIN
             (SELECT s.locked_until AS at FROM sf_session s WHERE s.locked_until > p_now ORDER BY s.locked_until LIMIT 1)
             UNION ALL
             SELECT n.available_at FROM (
-                SELECT s.session_key FROM sf_session s WHERE s.owner = ANY (p_owners) AND s.locked_until > p_now
+                SELECT s.session_key FROM sf_session s WHERE s.owner = ANY (p_owners) AND (s.locked_until > p_now) IS TRUE
                 UNION ALL
                 (SELECT s.session_key FROM sf_session s WHERE s.locked_until <= p_now
                  ORDER BY s.locked_until LIMIT 512)) mine

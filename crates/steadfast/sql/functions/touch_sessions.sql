@@ -9,7 +9,7 @@ DECLARE
 BEGIN
     -- Two statements: see sf_renew_session_lock.
     v_held := ARRAY(SELECT l.session_key FROM sf_session l
-                    WHERE l.session_key = ANY (p_sessions) AND l.locked_until > p_now
+                    WHERE l.session_key = ANY (p_sessions) AND (l.locked_until > p_now) IS TRUE
                     ORDER BY l.session_key FOR NO KEY UPDATE SKIP LOCKED);
     UPDATE sf_session s SET last_activity_at = p_now WHERE s.session_key = ANY (v_held);
 END $$;

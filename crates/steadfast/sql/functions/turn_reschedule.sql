@@ -9,7 +9,7 @@ DECLARE
     v_gone bigint;
 BEGIN
     DELETE FROM sf_turn t WHERE t.instance_key = ANY (p_keys)
-       AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = t.instance_key);
+       AND (SELECT true FROM sf_message s WHERE s.instance_key = t.instance_key LIMIT 1) IS NULL;
     GET DIAGNOSTICS v_gone = ROW_COUNT;
     IF v_gone = cardinality(p_keys) THEN
         RETURN;
@@ -23,11 +23,11 @@ BEGIN
            available_at = CASE WHEN n.unstarted AND n.start_at IS NOT NULL THEN n.start_at ELSE n.due_at END
     FROM sf_instance i CROSS JOIN LATERAL (
         SELECT i.orchestration_name IS NULL
-               AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key) AS unstarted,
+               AND (SELECT true FROM sf_event e WHERE e.instance_key = i.instance_key LIMIT 1) IS NULL AS unstarted,
                (SELECT min(s.visible_at) FROM sf_message s
                 WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)) AS start_at,
                (SELECT min(o.visible_at) FROM (
                     SELECT s.visible_at FROM sf_message s WHERE s.instance_key = i.instance_key
                     ORDER BY s.message_id LIMIT 1001) o) AS due_at) n
-    WHERE t.instance_key = ANY (p_keys) AND i.instance_key = t.instance_key;
+    WHERE t.instance_key = ANY (p_keys) AND i.instance_key = ANY (ARRAY[t.instance_key]);
 END $$;

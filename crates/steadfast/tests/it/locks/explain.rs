@@ -64,6 +64,7 @@ impl Session {
                  SET auto_explain.log_level = notice;
                  SET client_min_messages = notice;
                  SET jit = off;
+                 SET statement_timeout = '30s';
                  SET search_path TO \"{schema}\""
             ))
             .await
