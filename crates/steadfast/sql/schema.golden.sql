@@ -32,14 +32,14 @@ BEGIN
                     WHEN row_number() OVER (PARTITION BY o.key, o.claim ORDER BY o.op) > 1 THEN 1
                     ELSE 0 END::bigint
         FROM unnest(o_key, o_claim) WITH ORDINALITY AS o(key, claim, op)
-        LEFT JOIN sf_turn t ON t.instance_key = o.key
+        LEFT JOIN sf_turn t ON t.instance_key = ANY (ARRAY[o.key])
         ORDER BY o.op);
     UPDATE sf_message s SET claim = NULL,
            visible_at = coalesce(v_now + o.delay_ms * interval '1 millisecond', s.visible_at),
            attempt_count = CASE WHEN o.ignore_attempt THEN greatest(0, s.attempt_count - 1) ELSE s.attempt_count END
     FROM unnest(o_key, o_claim, o_upto, o_delay_ms, o_ignore_attempt) WITH ORDINALITY
          AS o(key, claim, upto, delay_ms, ignore_attempt, op)
-    WHERE v_results[o.op] = 0 AND s.instance_key = o.key AND s.message_id <= o.upto AND s.claim = o.claim;
+    WHERE v_results[o.op] = 0 AND s.instance_key = ANY (ARRAY[o.key]) AND s.message_id <= o.upto AND s.claim = o.claim;
     PERFORM sf_turn_reschedule(
         ARRAY(SELECT o.key FROM unnest(o_key) WITH ORDINALITY AS o(key, op) WHERE v_results[o.op] = 0), v_now);
     PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
@@ -71,7 +71,7 @@ BEGIN
                     WHEN row_number() OVER (PARTITION BY o.work_id, o.claim ORDER BY o.op) > 1 THEN 1
                     ELSE 0 END::bigint
         FROM unnest(o_key, o_work, o_claim) WITH ORDINALITY AS o(key, work_id, claim, op)
-        LEFT JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+        LEFT JOIN sf_work w ON w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
         ORDER BY o.op);
     -- Claim 0 belongs to nobody: the token is spent.
     UPDATE sf_work w SET claim = 0, leased_at = NULL, lease_ms = NULL,
@@ -79,7 +79,7 @@ BEGIN
            attempt_count = CASE WHEN o.ignore_attempt THEN greatest(0, w.attempt_count - 1) ELSE w.attempt_count END
     FROM unnest(o_key, o_work, o_delay_ms, o_ignore_attempt) WITH ORDINALITY
          AS o(key, work_id, delay_ms, ignore_attempt, op)
-    WHERE v_results[o.op] = 0 AND w.instance_key = o.key AND w.work_id = o.work_id;
+    WHERE v_results[o.op] = 0 AND w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id;
     PERFORM sf_batch_close(p_batch_id, p_sweep, v_results);
     RETURN v_results;
 END $$;
@@ -93,7 +93,7 @@ DECLARE
 BEGIN
     UPDATE sf_kv v SET changed = true, delta_value = NULL, delta_at_ms = v_now_ms
     FROM unnest(o_key, o_kv_clear) WITH ORDINALITY AS o(key, clear, op)
-    WHERE o.clear AND p_results[o.op] = 0 AND v.instance_key = o.key;
+    WHERE o.clear AND p_results[o.op] = 0 AND v.instance_key = ANY (ARRAY[o.key]);
 
     INSERT INTO sf_kv AS v (instance_key, key_id, key, changed, delta_value, delta_at_ms)
     SELECT o_key[k.op], k.id, k.key, true, k.value, coalesce(k.at_ms, v_now_ms)
@@ -138,7 +138,7 @@ BEGIN
           FROM unnest(o_key, o_execution, o_name, o_version, o_parent, o_status, o_pinned, o_custom, o_custom_status)
                WITH ORDINALITY
                AS u(key, execution, name, version, parent, status, pinned, custom, custom_status, op)) o
-    WHERE p_results[o.op] = 0 AND i.instance_key = o.key;
+    WHERE p_results[o.op] = 0 AND i.instance_key = ANY (ARRAY[o.key]);
 
     -- A turn in the middle of an execution changes nothing here, and writes nothing.
     INSERT INTO sf_execution AS x (instance_key, execution_id, status, output, replay_version, started_at, completed_at)
@@ -146,8 +146,8 @@ BEGIN
            CASE WHEN o.status IS NOT NULL THEN p_now END
     FROM unnest(o_key, o_execution, o_status, o_output, o_pinned) WITH ORDINALITY
          AS o(key, execution, status, output, pinned, op)
-    WHERE p_results[o.op] = 0 AND (o.status IS NOT NULL OR o.pinned IS NOT NULL OR NOT EXISTS (
-        SELECT FROM sf_execution y WHERE y.instance_key = o.key AND y.execution_id = o.execution))
+    WHERE p_results[o.op] = 0 AND (o.status IS NOT NULL OR o.pinned IS NOT NULL OR (
+        SELECT true FROM sf_execution y WHERE y.instance_key = o.key AND y.execution_id = o.execution) IS NULL)
     ON CONFLICT (instance_key, execution_id) DO UPDATE SET
         status = CASE WHEN excluded.completed_at IS NULL THEN x.status ELSE excluded.status END,
         output = CASE WHEN excluded.completed_at IS NULL THEN x.output ELSE excluded.output END,
@@ -202,7 +202,7 @@ BEGIN
                                 AND h.execution_id = o_execution[f.op] ORDER BY h.event_id DESC LIMIT 1));
     IF cardinality(v_again) > 0 THEN
         v_again := ARRAY(SELECT DISTINCT e.op FROM unnest(e_op, e_event) AS e(op, event_id)
-                         JOIN sf_event h ON h.instance_key = o_key[e.op] AND h.execution_id = o_execution[e.op]
+                         JOIN sf_event h ON h.instance_key = ANY (ARRAY[o_key[e.op]]) AND h.execution_id = o_execution[e.op]
                                         AND h.event_id = e.event_id
                          WHERE e.op = ANY (v_again));
     END IF;
@@ -218,12 +218,12 @@ BEGIN
                     WHEN o.op = ANY (v_stuck) THEN 4
                     ELSE 0 END::bigint
         FROM unnest(o_key, o_claim) WITH ORDINALITY AS o(key, claim, op)
-        LEFT JOIN sf_turn t ON t.instance_key = o.key
+        LEFT JOIN sf_turn t ON t.instance_key = ANY (ARRAY[o.key])
         ORDER BY o.op);
     IF 0 = ANY (v_results) THEN
         v_done := ARRAY(SELECT o.key FROM unnest(o_key) WITH ORDINALITY AS o(key, op) WHERE v_results[o.op] = 0);
         DELETE FROM sf_message s USING unnest(o_key, o_claim, o_upto) WITH ORDINALITY AS o(key, claim, upto, op)
-        WHERE v_results[o.op] = 0 AND s.instance_key = o.key AND s.message_id <= o.upto AND s.claim = o.claim;
+        WHERE v_results[o.op] = 0 AND s.instance_key = ANY (ARRAY[o.key]) AND s.message_id <= o.upto AND s.claim = o.claim;
 
         INSERT INTO sf_event (instance_key, execution_id, event_id, kind, payload)
         SELECT o_key[e.op], o_execution[e.op], e.event_id, e.kind, e.payload
@@ -241,9 +241,9 @@ BEGIN
             DELETE FROM sf_work w USING (
                 SELECT coalesce(i.instance_key, o_key[c.op]) AS key, c.execution_id, c.activity_id
                 FROM unnest(c_op, c_instance, c_execution, c_activity) AS c(op, instance_id, execution_id, activity_id)
-                LEFT JOIN sf_instance i ON i.instance_id = c.instance_id
+                LEFT JOIN sf_instance i ON i.instance_id = ANY (ARRAY[c.instance_id])
                 WHERE v_results[c.op] = 0) d
-            WHERE w.instance_key = d.key AND w.execution_id = d.execution_id AND w.activity_id = d.activity_id;
+            WHERE w.instance_key = ANY (ARRAY[d.key]) AND w.execution_id = d.execution_id AND w.activity_id = d.activity_id;
         END IF;
         IF cardinality(w_op) > 0 THEN
             PERFORM sf_insert_work(v_now, v_results, o_key, w_op, w_instance, w_execution, w_activity, w_tag,
@@ -300,8 +300,8 @@ BEGIN
         v_good := (SELECT count(DISTINCT l.work_id) FROM (
             SELECT w.work_id, w.claim = o.claim AND w.available_at > clock_timestamp() AS holds
             FROM unnest(o_key, o_work, o_claim) AS o(key, work_id, claim)
-            JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
-            ORDER BY w.instance_key, w.work_id FOR UPDATE OF w SKIP LOCKED) l WHERE l.holds);
+            JOIN sf_work w ON w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
+            ORDER BY o.key, o.work_id FOR UPDATE OF w SKIP LOCKED) l WHERE l.holds);
     END IF;
     v_now := clock_timestamp();
     IF v_good = cardinality(o_work) THEN
@@ -315,12 +315,12 @@ BEGIN
                         WHEN row_number() OVER (PARTITION BY o.work_id, o.claim ORDER BY o.op) > 1 THEN 1
                         WHEN w.available_at <= v_now THEN 2 ELSE 0 END::bigint
             FROM unnest(o_key, o_work, o_claim) WITH ORDINALITY AS o(key, work_id, claim, op)
-            LEFT JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+            LEFT JOIN sf_work w ON w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
             ORDER BY o.op);
     END IF;
     WITH done AS (
         DELETE FROM sf_work w USING unnest(o_key, o_work) WITH ORDINALITY AS o(key, work_id, op)
-        WHERE v_results[o.op] = 0 AND w.instance_key = o.key AND w.work_id = o.work_id
+        WHERE v_results[o.op] = 0 AND w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
         RETURNING w.session_key)
     SELECT array_agg(DISTINCT d.session_key) FILTER (WHERE d.session_key IS NOT NULL) INTO v_sessions FROM done d;
     IF v_sessions IS NOT NULL THEN
@@ -389,9 +389,9 @@ BEGIN
     END IF;
     IF p_sweep THEN
         DELETE FROM sf_batch b USING (
-            SELECT o.batch_id FROM sf_batch o WHERE o.expires_at < clock_timestamp()
+            SELECT o.ctid AS tid FROM sf_batch o WHERE o.expires_at < clock_timestamp()
             ORDER BY o.expires_at LIMIT 1024 FOR UPDATE SKIP LOCKED
-        ) expired WHERE b.batch_id = expired.batch_id;
+        ) expired WHERE b.ctid = expired.tid;
     END IF;
 END $$;
 
@@ -435,13 +435,13 @@ BEGIN
     END IF;
     -- Cut here: a LIMIT below would have the planner walk all instances by key.
     v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (p_instances[1:p_limit])
-                      ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+                      ORDER BY i.instance_key + 0 FOR NO KEY UPDATE SKIP LOCKED);
     v_busy := cardinality(v_locked) < least(p_limit, cardinality(p_instances));
     WITH claimed AS (
         INSERT INTO sf_turn AS t (instance_key, lane, available_at, claim, leased_at, lease_ms)
         SELECT i.instance_key, coalesce(i.replay_version, 0), v_now + p_lease_ms * interval '1 millisecond', p_claim,
                v_now, p_lease_ms
-        FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+        FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
         WHERE i.replay_version IS NULL OR p_min_version IS NULL
            OR i.replay_version BETWEEN p_min_version AND p_max_version
         ON CONFLICT (instance_key) DO UPDATE
@@ -488,12 +488,12 @@ BEGIN
     -- or later fill the pages, so a full page loses them (they come back with their next activity).
     v_free := '{}';
     FOR v_round IN 1..64 LOOP
-        SELECT coalesce(array_agg(f.session_key), '{}'), max(f.locked_until) INTO v_page, v_at
+        SELECT coalesce(array_agg(f.session_key), '{}'), max(f.locked_until),
+               (array_agg(f.session_key ORDER BY f.locked_until DESC, f.session_key DESC))[1]
+          INTO v_page, v_at, v_key
         FROM (SELECT s.session_key, s.locked_until FROM sf_session s
               WHERE s.locked_until <= p_now AND (s.locked_until, s.session_key) > (v_at, v_key)
               ORDER BY s.locked_until, s.session_key LIMIT 64) f;
-        v_key := (SELECT s.session_key FROM sf_session s
-                  WHERE s.session_key = ANY (v_page) AND s.locked_until = v_at ORDER BY s.session_key DESC LIMIT 1);
         v_free := v_free || ARRAY(
             SELECT u.session_key FROM unnest(v_page) AS u(session_key) WHERE EXISTS (
                 SELECT FROM unnest(coalesce(p_tags, ARRAY(SELECT g.tag FROM sf_work_tags(u.session_key) g))) AS t(tag)
@@ -502,12 +502,12 @@ BEGIN
                        AND w.available_at <= p_now LIMIT 1) n));
         EXIT WHEN cardinality(v_page) < 64 OR cardinality(v_free) >= p_limit;
         v_idle := ARRAY(SELECT s.session_key FROM sf_session s
-                        WHERE s.session_key = ANY (v_page) AND s.locked_until <= p_now
-                          AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key)
+                        WHERE s.session_key = ANY (v_page) AND (s.locked_until <= p_now) IS TRUE
+                          AND (SELECT true FROM sf_work w WHERE w.session_key = s.session_key LIMIT 1) IS NULL
                         ORDER BY s.session_key FOR UPDATE SKIP LOCKED);
         -- Asked again under the lock: work may have been queued while it was taken.
         DELETE FROM sf_session s WHERE s.session_key = ANY (v_idle)
-           AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key);
+           AND (SELECT true FROM sf_work w WHERE w.session_key = s.session_key LIMIT 1) IS NULL;
         busy := v_round = 64;
     END LOOP;
     SELECT array_agg(c.instance_key), array_agg(c.work_id), array_agg(c.available_at), array_agg(c.session_key),
@@ -521,7 +521,7 @@ BEGIN
             SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
             WHERE w.session_key = s.session_key AND w.tag = t.tag AND w.available_at <= p_now
             ORDER BY w.available_at, w.work_id LIMIT p_limit) n
-        WHERE s.owner = ANY (p_owners) AND s.locked_until > p_now
+        WHERE s.owner = ANY (p_owners) AND (s.locked_until > p_now) IS TRUE
         UNION ALL
         SELECT f.instance_key, f.work_id, f.available_at, u.session_key, NULL::bytea
         FROM unnest(v_free) AS u(session_key)
@@ -540,8 +540,8 @@ BEGIN
                       ORDER BY s.session_key FOR NO KEY UPDATE SKIP LOCKED);
     v_locked_ids := ARRAY(
         SELECT w.work_id FROM unnest(v_keys, v_works, v_sessions, v_held) AS c(key, work_id, session_key, owner)
-        JOIN sf_session s ON s.session_key = c.session_key
-        JOIN sf_work w ON w.instance_key = c.key AND w.work_id = c.work_id
+        JOIN sf_session s ON s.session_key = ANY (ARRAY[c.session_key])
+        JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
         WHERE c.session_key = ANY (v_locked) AND w.available_at <= p_now
           AND CASE WHEN c.owner IS NULL THEN s.locked_until <= p_now
                    ELSE s.owner = c.owner AND s.locked_until > p_now END
@@ -584,7 +584,7 @@ BEGIN
         UPDATE sf_session s SET owner = g.owner, last_activity_at = p_now,
                locked_until = p_now + p_session_lease_ms * interval '1 millisecond'
         FROM (SELECT DISTINCT d.session_key, d.owner FROM given d WHERE d.session_key IS NOT NULL) g
-        WHERE s.session_key = g.session_key)
+        WHERE s.session_key = ANY (ARRAY[g.session_key]))
     SELECT array_agg(g.key), array_agg(g.work_id), array_agg(g.owner) INTO keys, works, owners FROM given g;
 END $$;
 
@@ -600,12 +600,12 @@ BEGIN
         SELECT i.instance_key FROM sf_instance i
         WHERE i.instance_key = ANY (p_keys)
           AND (i.cache_owner IS DISTINCT FROM p_owner OR i.instance_key = ANY (p_evicted))
-          AND EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key));
+          AND (SELECT true FROM sf_event e WHERE e.instance_key = i.instance_key LIMIT 1));
     IF cardinality(v_load) > 0 THEN
         v_over := ARRAY(
             SELECT r.id FROM (
                 SELECT u.id, sum(b.bytes) OVER (ORDER BY b.bytes, u.id) AS running_bytes
-                FROM unnest(v_load) AS u(id) JOIN sf_instance n ON n.instance_key = u.id
+                FROM unnest(v_load) AS u(id) JOIN sf_instance n ON n.instance_key = ANY (ARRAY[u.id])
                 CROSS JOIN LATERAL (
                     SELECT coalesce(sum(octet_length(e.payload)), 0) AS bytes FROM sf_event e
                     WHERE e.instance_key = u.id AND e.execution_id = n.execution_id) b) r
@@ -622,7 +622,7 @@ BEGIN
                 WHERE e.instance_key = k.id AND e.execution_id = i.execution_id ORDER BY e.event_id) END,
            kv.keys, kv.vals, kv.at_ms
     FROM unnest(p_keys) AS k(id)
-    JOIN sf_instance i ON i.instance_key = k.id
+    JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
     CROSS JOIN LATERAL (SELECT k.id = ANY (v_over) OR i.cache_owner IS NOT DISTINCT FROM p_owner
                                AND NOT (k.id = ANY (p_evicted)) AS cached) own
     CROSS JOIN LATERAL (
@@ -650,11 +650,11 @@ BEGIN
     v_idle := ARRAY(
         SELECT s.session_key FROM sf_session s
         WHERE s.locked_until < clock_timestamp()
-          AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key)
+          AND (SELECT true FROM sf_work w WHERE w.session_key = s.session_key LIMIT 1) IS NULL
         ORDER BY s.session_key LIMIT p_limit FOR UPDATE SKIP LOCKED);
     -- Asked again under the lock: work may have been queued while it was taken.
     DELETE FROM sf_session s WHERE s.session_key = ANY (v_idle)
-       AND NOT EXISTS (SELECT FROM sf_work w WHERE w.session_key = s.session_key);
+       AND (SELECT true FROM sf_work w WHERE w.session_key = s.session_key LIMIT 1) IS NULL;
     GET DIAGNOSTICS v_count = ROW_COUNT;
     RETURN v_count;
 END $$;
@@ -693,7 +693,7 @@ BEGIN
         RETURN;
     END IF;
     v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (p_instances)
-                    ORDER BY i.instance_key FOR UPDATE);
+                    ORDER BY i.instance_key + 0 FOR UPDATE);
     SELECT i.instance_id INTO culprit FROM sf_instance i
     -- Between two executions is running, too.
     WHERE i.instance_key = ANY (v_keys) AND i.status NOT IN ('Completed', 'Failed')
@@ -727,15 +727,13 @@ BEGIN
     -- What a claim is routing at this moment counts as sent after the deletion: a claim that holds a start message
     -- may be waiting for us to insert its instance.
     WITH doomed AS MATERIALIZED (
-        SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x WHERE x.instance_id = ANY (p_instances)
-        FOR UPDATE SKIP LOCKED)
-    DELETE FROM sf_inbox x USING doomed d
-    WHERE x.instance_id = d.instance_id AND x.visible_at = d.visible_at AND x.message_id = d.message_id;
+        SELECT x.ctid AS tid FROM sf_inbox x WHERE x.instance_id = ANY (p_instances) FOR UPDATE SKIP LOCKED)
+    DELETE FROM sf_inbox x USING doomed d WHERE x.ctid = d.tid;
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_messages := v_messages + v_count;
-    v_count := (SELECT count(*) FROM sf_instance i WHERE i.instance_key = ANY (v_keys));
     IF p_feed THEN PERFORM sf_feed_note(v_keys, NULL, 80::smallint); END IF;
     DELETE FROM sf_instance i WHERE i.instance_key = ANY (v_keys);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
     results := ARRAY[0, v_count, v_executions, v_events, v_messages];
     PERFORM sf_batch_close(p_batch_id, false, results);
 END $$;
@@ -894,7 +892,7 @@ BEGIN
               FROM (SELECT e.op, e.event_id, e.kind
                     FROM unnest(e_op, e_event, e_kind) WITH ORDINALITY AS e(op, event_id, kind, n)
                     WHERE e.kind <> 0 AND coalesce(p_results[e.op], 0) = 0 ORDER BY e.op, e.n) s GROUP BY s.op) f
-        JOIN sf_instance i ON i.instance_key = o_key[f.op];
+        JOIN sf_instance i ON i.instance_key = ANY (ARRAY[o_key[f.op]]);
     ELSE
         INSERT INTO sf_feed_pending_1
         SELECT nextval('sf_feed_pending_id'), pg_current_xact_id(), floor(random() * 9e15)::bigint, p_at, i.instance_key,
@@ -903,7 +901,7 @@ BEGIN
               FROM (SELECT e.op, e.event_id, e.kind
                     FROM unnest(e_op, e_event, e_kind) WITH ORDINALITY AS e(op, event_id, kind, n)
                     WHERE e.kind <> 0 AND coalesce(p_results[e.op], 0) = 0 ORDER BY e.op, e.n) s GROUP BY s.op) f
-        JOIN sf_instance i ON i.instance_key = o_key[f.op];
+        JOIN sf_instance i ON i.instance_key = ANY (ARRAY[o_key[f.op]]);
     END IF;
 END $$;
 
@@ -998,7 +996,7 @@ BEGIN
     SELECT array_agg(k.key), array_agg(k.execution_id) INTO v_keys, v_executions FROM (
         SELECT u.key, max(u.execution_id) AS execution_id
         FROM unnest(p_keys, p_executions) AS u(key, execution_id)
-        JOIN sf_instance i ON i.instance_key = u.key AND i.orchestration_name IS NOT NULL
+        JOIN sf_instance i ON i.instance_key = ANY (ARRAY[u.key]) AND i.orchestration_name IS NOT NULL
         GROUP BY u.key) k;
     IF v_keys IS NOT NULL THEN
         PERFORM sf_feed_append(clock_timestamp(), NULL, v_keys, v_executions,
@@ -1143,7 +1141,7 @@ BEGIN
     RETURN v_count;
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_fetch_orchestration_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_min_version bigint, p_max_version bigint, p_owner bigint, p_evicted bigint[], p_max_messages integer, p_max_bytes bigint) RETURNS TABLE(instance_key bigint, instance_id text, orchestration_name bytea, orchestration_version bytea, execution_id bigint, history_revision bigint, last_event_id bigint, cached boolean, attempt_count integer, message_ids bigint[], messages bytea[], events bytea[], kv_keys bytea[], kv_values bytea[], kv_at_ms bigint[], next_due_ms bigint, busy boolean, dropped bigint)
+CREATE FUNCTION steadfast_golden.sf_fetch_orchestration_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_min_version bigint, p_max_version bigint, p_owner bigint, p_evicted bigint[], p_max_messages integer, p_max_bytes bigint, p_since_us bigint DEFAULT NULL::bigint, p_known bigint[] DEFAULT NULL::bigint[]) RETURNS TABLE(instance_key bigint, instance_id text, orchestration_name bytea, orchestration_version bytea, execution_id bigint, history_revision bigint, last_event_id bigint, cached boolean, attempt_count integer, message_ids bigint[], messages bytea[], events bytea[], kv_keys bytea[], kv_values bytea[], kv_at_ms bigint[], next_due_ms bigint, busy boolean, dropped bigint, since_us bigint, look_us bigint, known bigint[])
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -1165,7 +1163,15 @@ DECLARE
     v_page     integer := 8 + 6 * p_limit;   -- small at first: mostly the head serves everybody
     v_rows     bigint := 0;        -- rows of the page that were looked at
     v_want     integer;
-    v_at       timestamptz := '-infinity';
+    -- A clock that has been set back puts what arrives now behind where an earlier look ended.
+    v_since    timestamptz := coalesce(least(timestamptz 'epoch' + p_since_us * interval '1 microsecond',
+                                             v_now - interval '500 milliseconds'), '-infinity');
+    v_some     bigint[];           -- lanes to look at; NULL: all
+    v_known    bigint[];
+    v_head_at  timestamptz;
+    v_begun    timestamptz;
+    v_look_us  bigint := 0;
+    v_at       timestamptz := v_since;
     v_id       bigint := 0;
     v_next_at  timestamptz;
     v_next_id  bigint;
@@ -1179,6 +1185,7 @@ DECLARE
     v_dropped  bigint := 0;
     v_parked   bigint := 0;
     v_next_ms  bigint;
+    v_tell     boolean := false;
 BEGIN
     -- A retry waits for an original that is still running.
     v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0)) IS NULL;
@@ -1193,18 +1200,28 @@ BEGIN
             PERFORM sf_batch_open(p_batch_id, greatest(2 * p_lease_ms, 120000), 0);
         END IF;
     ELSE
+        IF p_since_us IS NOT NULL THEN
+            -- The newest replay version is that of executions which begin now.
+            v_some := ARRAY(SELECT DISTINCT u.id FROM unnest(p_known || p_max_version) AS u(id) WHERE u.id IS NOT NULL);
+        END IF;
         -- 1. Scheduling rows that are due: leases that ended, delays that passed, routed backlog.
         -- Where some of the head are held elsewhere, a second and wider look passes over them.
         FOR v_look IN 0..1 LOOP
-            v_lanes := ARRAY(
-                SELECT l.lane FROM sf_turn_lanes() l WHERE l.head_at <= v_now
-                   AND (l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version));
+            v_begun := clock_timestamp();
+            SELECT coalesce(array_agg(m.lane) FILTER (WHERE m.mine AND m.head_at <= v_now), '{}'),
+                   coalesce(v_known, array_agg(m.lane) || 0::bigint),
+                   least(v_head_at, min(m.head_at) FILTER (WHERE m.mine))
+              INTO v_lanes, v_known, v_head_at
+              FROM (SELECT l.lane, l.head_at, l.lane = 0 OR p_min_version IS NULL
+                           OR l.lane BETWEEN p_min_version AND p_max_version AS mine
+                    FROM sf_turn_lanes(v_since, v_some) l) m;
+            v_look_us := v_look_us + extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
             EXIT WHEN cardinality(v_lanes) = 0;
             v_want := p_limit - cardinality(v_keys);
             v_due := ARRAY(
                 SELECT c.instance_key FROM unnest(v_lanes) AS l(lane) CROSS JOIN LATERAL (
                     SELECT t.instance_key, t.available_at FROM sf_turn t
-                    WHERE t.lane = l.lane AND t.available_at <= v_now
+                    WHERE t.lane = l.lane AND t.available_at BETWEEN v_since AND v_now
                     ORDER BY t.available_at LIMIT v_want + 64 * v_look) c
                 ORDER BY c.available_at LIMIT v_want + 64 * v_look);
             v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (v_due)
@@ -1216,7 +1233,7 @@ BEGIN
             END IF;
             WITH claimed AS (
                 UPDATE sf_turn t SET claim = p_claim, available_at = v_until, leased_at = v_now, lease_ms = p_lease_ms
-                WHERE t.instance_key = ANY (v_locked) AND t.available_at <= v_now AND t.lane >= 0
+                WHERE t.instance_key = ANY (v_locked) AND (t.available_at <= v_now AND t.lane >= 0) IS TRUE
                 RETURNING t.instance_key)
             SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
             v_again := cardinality(v_keys) > 0;
@@ -1229,9 +1246,11 @@ BEGIN
         FOR v_look IN 1..16 LOOP
             v_want := p_limit - cardinality(v_keys);
             EXIT WHEN v_want <= 0;
+            v_begun := clock_timestamp();
             SELECT h.rows_seen, h.last_at, h.last_id, h.ready, h.ready_new, v_dropped + h.dropped
               INTO v_rows, v_next_at, v_next_id, v_ids, v_new, v_dropped
               FROM sf_inbox_head(v_now, v_page, v_want + v_wide, p_min_version, p_max_version, v_at, v_id, v_except) h;
+            v_look_us := v_look_us + extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
             IF cardinality(v_new) > 0 THEN
                 -- A new instance has no row to lock: its start message is the ticket.
                 INSERT INTO sf_instance (instance_id)
@@ -1239,29 +1258,29 @@ BEGIN
                     SELECT s.instance_id FROM unnest(v_new) AS u(id) CROSS JOIN LATERAL (
                         -- Nor has it got one since: whoever deletes that waits for our ticket, and we for him.
                         SELECT x.instance_id FROM sf_inbox x
-                        WHERE x.instance_id = u.id AND x.visible_at <= v_now AND x.kind IN (1, 2)
-                          AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = u.id)
-                        ORDER BY x.visible_at, x.message_id LIMIT 1 FOR UPDATE SKIP LOCKED) s
+                        WHERE x.instance_id >= u.id AND (x.instance_id, x.visible_at) <= (u.id, v_now) AND x.kind IN (1, 2)
+                          AND (SELECT true FROM sf_instance i WHERE i.instance_id = u.id) IS NULL
+                        ORDER BY x.instance_id, x.visible_at, x.message_id LIMIT 1 FOR UPDATE SKIP LOCKED) s
                     ORDER BY s.instance_id) n
                 ON CONFLICT DO NOTHING;
             END IF;
             v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
-                              ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+                              ORDER BY i.instance_key + 0 FOR NO KEY UPDATE SKIP LOCKED);
             v_held := cardinality(v_locked) < cardinality(v_ids);
             IF v_held THEN
                 v_except := v_except || ARRAY(
-                    SELECT u.id FROM unnest(v_ids) AS u(id) WHERE NOT EXISTS (
-                        SELECT FROM sf_instance i WHERE i.instance_id = u.id AND i.instance_key = ANY (v_locked)));
+                    SELECT u.id FROM unnest(v_ids) AS u(id) WHERE (
+                        SELECT i.instance_key = ANY (v_locked) FROM sf_instance i WHERE i.instance_id = u.id) IS NOT TRUE);
             END IF;
             IF cardinality(v_locked) > v_want THEN
                 v_locked := ARRAY(SELECT i.instance_key FROM unnest(v_ids) WITH ORDINALITY AS u(id, n)
-                                  JOIN sf_instance i ON i.instance_id = u.id
+                                  JOIN sf_instance i ON i.instance_id = ANY (ARRAY[u.id])
                                   WHERE i.instance_key = ANY (v_locked) ORDER BY u.n LIMIT v_want);
             END IF;
             WITH claimed AS (
                 INSERT INTO sf_turn AS t (instance_key, lane, available_at, claim, leased_at, lease_ms)
                 SELECT i.instance_key, coalesce(i.replay_version, 0), v_until, p_claim, v_now, p_lease_ms
-                FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+                FROM unnest(v_locked) AS k(id) JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
                 WHERE i.replay_version IS NULL OR p_min_version IS NULL
                    OR i.replay_version BETWEEN p_min_version AND p_max_version
                 ON CONFLICT (instance_key) DO UPDATE
@@ -1297,25 +1316,35 @@ BEGIN
             -- Due already: scheduled by somebody else since step 1, or held by him. Worth another look.
             SELECT coalesce(min(d.at) <= v_now, false), ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)
               INTO v_busy, v_next_ms FROM (
-                SELECT l.head_at AS at FROM sf_turn_lanes() l
+                SELECT l.head_at AS at FROM sf_turn_lanes(v_since, v_some) l
                 WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
                 UNION ALL
                 (SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at > v_now ORDER BY x.visible_at LIMIT 1)) d;
             v_next_ms := CASE WHEN NOT v_busy THEN v_next_ms END;
         END IF;
+        v_tell := p_since_us IS NOT NULL OR v_look_us > 4000;
+        IF v_tell THEN
+            -- What commits later than it says it is due is seen by the next look at all the queue.
+            v_since := least(v_head_at, v_now - interval '500 milliseconds', (
+                SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at >= v_since ORDER BY x.visible_at LIMIT 1));
+        END IF;
     END IF;
 
-    IF cardinality(v_keys) = 0 THEN
+    IF cardinality(v_keys) = 0 OR v_tell THEN
         RETURN QUERY SELECT NULL::bigint, NULL::text, NULL::bytea, NULL::bytea, NULL::bigint, NULL::bigint,
             NULL::bigint, NULL::boolean, NULL::integer, NULL::bigint[], NULL::bytea[], NULL::bytea[], NULL::bytea[],
-            NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_dropped;
+            NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_dropped,
+            CASE WHEN v_tell THEN (extract(epoch FROM v_since) * 1000000)::bigint END, CASE WHEN v_tell THEN v_look_us END,
+            CASE WHEN v_tell AND p_since_us IS NULL THEN v_known END;
+    END IF;
+    IF cardinality(v_keys) = 0 THEN
         RETURN;
     END IF;
-    RETURN QUERY SELECT c.*, v_next_ms, v_busy, v_dropped
+    RETURN QUERY SELECT c.*, v_next_ms, v_busy, v_dropped, NULL::bigint, NULL::bigint, NULL::bigint[]
     FROM sf_claimed_turns(v_keys, p_claim, p_owner, p_evicted, 4 * p_max_bytes) c;
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_fetch_work_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[], p_owners bytea[], p_session_lease_ms bigint, p_cache_owner bigint) RETURNS TABLE(instance_key bigint, work_id bigint, instance_id text, execution_id bigint, activity_id bigint, attempt_count integer, owner bytea, in_session boolean, payload bytea, cached boolean, next_due_ms bigint, busy boolean)
+CREATE FUNCTION steadfast_golden.sf_fetch_work_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[], p_owners bytea[], p_session_lease_ms bigint, p_cache_owner bigint, p_since_us bigint DEFAULT NULL::bigint, p_known bytea[] DEFAULT NULL::bytea[]) RETURNS TABLE(instance_key bigint, work_id bigint, instance_id text, execution_id bigint, activity_id bigint, attempt_count integer, owner bytea, in_session boolean, payload bytea, cached boolean, next_due_ms bigint, busy boolean, since_us bigint, look_us bigint, known bytea[])
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -1328,7 +1357,12 @@ CREATE FUNCTION steadfast_golden.sf_fetch_work_item(p_batch_id uuid, p_retry boo
 DECLARE
     v_now    timestamptz := clock_timestamp();
     v_until  timestamptz := v_now + p_lease_ms * interval '1 millisecond';
+    -- A clock that has been set back puts what is queued now behind where an earlier look ended.
+    v_since  timestamptz := coalesce(least(timestamptz 'epoch' + p_since_us * interval '1 microsecond',
+                                           v_now - interval '500 milliseconds'), '-infinity');
+    v_begun  timestamptz := v_now;
     v_tags   bytea[] := p_tags;
+    v_look   bigint;
     v_keys   bigint[] := '{}';
     v_works  bigint[] := '{}';
     v_dues   timestamptz[];
@@ -1337,6 +1371,7 @@ DECLARE
     v_closed boolean;
     v_next   bigint;
     v_found  integer := 0;
+    v_tell   boolean;
 BEGIN
     -- A retry waits for an original that is still running.
     v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0)) IS NULL;
@@ -1344,13 +1379,16 @@ BEGIN
     IF v_closed AND NOT p_retry THEN
         RETURN;
     END IF;
-    IF v_tags IS NULL THEN
+    v_begun := clock_timestamp();
+    IF v_tags IS NULL AND p_since_us IS NOT NULL THEN
+        v_tags := ARRAY(SELECT DISTINCT u.tag FROM unnest(p_known || ''::bytea) AS u(tag));
+    ELSIF v_tags IS NULL THEN
         v_tags := ARRAY(SELECT t.tag FROM sf_work_tags(NULL) t);
     END IF;
     IF p_retry THEN
         RETURN QUERY
         SELECT w.instance_key, w.work_id, i.instance_id, w.execution_id, w.activity_id, w.attempt_count,
-               s.owner, w.session_key IS NOT NULL, w.payload, false, NULL::bigint, false
+               s.owner, w.session_key IS NOT NULL, w.payload, false, NULL::bigint, false, NULL::bigint, NULL::bigint, NULL::bytea[]
         -- OFFSET 0: tags and sessions come first, whatever the planner thinks.
         FROM (SELECT a.* FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
                   SELECT q.* FROM sf_work q WHERE q.session_key IS NULL AND q.tag = t.tag AND q.available_at > v_now
@@ -1360,8 +1398,8 @@ BEGIN
                   SELECT q.* FROM sf_work q WHERE q.session_key = l.session_key AND q.available_at > v_now
                      AND q.available_at <= v_until OFFSET 0) b
               WHERE l.owner = ANY (p_owners)) w
-        JOIN sf_instance i ON i.instance_key = w.instance_key
-        LEFT JOIN sf_session s ON s.session_key = w.session_key
+        JOIN sf_instance i ON i.instance_key = ANY (ARRAY[w.instance_key])
+        LEFT JOIN sf_session s ON s.session_key = ANY (ARRAY[w.session_key])
         WHERE w.claim = p_claim;
         IF NOT v_closed THEN
             PERFORM sf_batch_open(p_batch_id, greatest(2 * p_lease_ms, 120000), 0);
@@ -1376,8 +1414,12 @@ BEGIN
       INTO v_keys, v_works, v_dues
       FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
            SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
-           WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at <= v_now
+           WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at BETWEEN v_since AND v_now
            ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
+    v_look := extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
+    v_tell := p_since_us IS NOT NULL OR v_look > 4000;
+    -- What commits later than it says it is due is seen by the next look at all the queue.
+    v_since := least(v_dues[1], v_now - interval '500 milliseconds');
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
         FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
@@ -1392,12 +1434,13 @@ BEGIN
             UPDATE sf_work w SET claim = p_claim, available_at = v_until, leased_at = v_now, lease_ms = p_lease_ms,
                    attempt_count = w.attempt_count + 1
             FROM unnest(v_keys, v_works, v_owners) AS c(key, work_id, owner)
-            WHERE w.instance_key = c.key AND w.work_id = c.work_id
+            WHERE w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
             RETURNING w.instance_key, w.work_id, w.execution_id, w.activity_id, w.attempt_count, c.owner,
                       w.session_key, w.payload)
         SELECT c.instance_key, c.work_id, i.instance_id, c.execution_id, c.activity_id, c.attempt_count, c.owner,
-               c.session_key IS NOT NULL, c.payload, coalesce(i.cache_owner = p_cache_owner, false), NULL::bigint, v_busy
-        FROM claimed c JOIN sf_instance i ON i.instance_key = c.instance_key ORDER BY c.work_id;
+               c.session_key IS NOT NULL, c.payload, coalesce(i.cache_owner = p_cache_owner, false), NULL::bigint, v_busy,
+               NULL::bigint, NULL::bigint, NULL::bytea[]
+        FROM claimed c JOIN sf_instance i ON i.instance_key = ANY (ARRAY[c.instance_key]) ORDER BY c.work_id;
         GET DIAGNOSTICS v_found = ROW_COUNT;
     END IF;
     IF v_found < p_limit AND NOT v_busy THEN
@@ -1406,14 +1449,17 @@ BEGIN
           INTO v_busy, v_next FROM (
             SELECT n.available_at AS at FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
                 SELECT w.available_at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
+                  AND (p_since_us IS NULL OR w.available_at >= v_since)
                 ORDER BY w.available_at LIMIT 1) n
             UNION ALL
             SELECT s.at FROM sf_session_next_due(v_now, p_tags, p_owners) AS s(at)) d;
         v_next := CASE WHEN NOT v_busy THEN v_next END;
     END IF;
-    IF v_found < p_limit THEN
+    IF v_found < p_limit OR v_tell THEN
         RETURN QUERY SELECT NULL::bigint, NULL::bigint, NULL::text, NULL::bigint, NULL::bigint, NULL::integer,
-            NULL::bytea, NULL::boolean, NULL::bytea, NULL::boolean, v_next, v_busy;
+            NULL::bytea, NULL::boolean, NULL::bytea, NULL::boolean, v_next, v_busy,
+            CASE WHEN v_tell THEN (extract(epoch FROM v_since) * 1000000)::bigint END, CASE WHEN v_tell THEN v_look END,
+            CASE WHEN v_tell AND p_since_us IS NULL THEN v_tags END;
     END IF;
 END $$;
 
@@ -1431,13 +1477,14 @@ BEGIN
     RETURN QUERY
     SELECT r.op, i.custom_status, i.custom_status_version
     FROM unnest(p_instance, p_seen) WITH ORDINALITY AS r(instance_id, seen, op)
-    JOIN sf_instance i ON i.instance_id = r.instance_id
+    JOIN sf_instance i ON i.instance_id = ANY (ARRAY[r.instance_id])
     WHERE i.custom_status_version > r.seen;
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_get_instance_stats(p_instance text) RETURNS TABLE(event_count bigint, event_bytes bigint, kv_count bigint, kv_bytes bigint, first_event bytea)
     LANGUAGE sql STABLE
     SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET enable_seqscan TO 'off'
     AS $$
     SELECT h.n, h.bytes, k.n, k.bytes,
            (SELECT e.payload FROM sf_event e WHERE e.instance_key = i.instance_key AND e.execution_id = i.execution_id
@@ -1466,11 +1513,11 @@ CREATE FUNCTION steadfast_golden.sf_get_kv(p_instance text, p_key_id bytea) RETU
 BEGIN
     IF p_key_id IS NULL THEN
         RETURN QUERY SELECT v.key, CASE WHEN v.changed THEN v.delta_value ELSE v.base_value END
-        FROM sf_instance i JOIN sf_kv v ON v.instance_key = i.instance_key
+        FROM sf_instance i JOIN sf_kv v ON v.instance_key = ANY (ARRAY[i.instance_key])
         WHERE i.instance_id = p_instance AND CASE WHEN v.changed THEN v.delta_value ELSE v.base_value END IS NOT NULL;
     ELSE
         RETURN QUERY SELECT v.key, CASE WHEN v.changed THEN v.delta_value ELSE v.base_value END
-        FROM sf_instance i JOIN sf_kv v ON v.instance_key = i.instance_key AND v.key_id = p_key_id
+        FROM sf_instance i JOIN sf_kv v ON v.instance_key = ANY (ARRAY[i.instance_key]) AND v.key_id = p_key_id
         WHERE i.instance_id = p_instance AND CASE WHEN v.changed THEN v.delta_value ELSE v.base_value END IS NOT NULL;
     END IF;
 END $$;
@@ -1490,8 +1537,8 @@ BEGIN
     SELECT w.instance_key, w.work_id, i.instance_id, w.execution_id, w.activity_id, w.attempt_count, NULL::bytea,
            false, w.payload, coalesce(i.cache_owner = p_cache_owner, false), NULL::bigint, false
     FROM unnest(p_keys) AS k(id)
-    JOIN sf_work w ON w.instance_key = k.id
-    JOIN sf_instance i ON i.instance_key = k.id
+    JOIN sf_work w ON w.instance_key = ANY (ARRAY[k.id])
+    JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
     WHERE w.claim = p_claim ORDER BY w.work_id LIMIT p_limit;
 END $$;
 
@@ -1504,10 +1551,9 @@ CREATE FUNCTION steadfast_golden.sf_history_changed() RETURNS trigger
     AS $$
 BEGIN
     UPDATE sf_instance i SET history_revision = i.history_revision + 1, cache_owner = NULL
-    FROM (SELECT l.instance_key FROM sf_instance l
-          WHERE l.instance_key IN (SELECT DISTINCT c.instance_key FROM changed c)
-          ORDER BY l.instance_key FOR NO KEY UPDATE) k
-    WHERE i.instance_key = k.instance_key;
+    FROM (SELECT DISTINCT c.instance_key FROM changed c ORDER BY c.instance_key) d CROSS JOIN LATERAL (
+          SELECT l.instance_key FROM sf_instance l WHERE l.instance_key = d.instance_key FOR NO KEY UPDATE) k
+    WHERE i.instance_key = ANY (ARRAY[k.instance_key]);
     RETURN NULL;
 END $$;
 
@@ -1533,8 +1579,8 @@ BEGIN
                AND NOT h.instance_id = ANY (p_except) AS free,
                i.orchestration_name IS NULL AND NOT h.starts AS unsure
         FROM heads h
-        LEFT JOIN sf_instance i ON i.instance_id = h.instance_id
-        LEFT JOIN sf_turn t ON t.instance_key = i.instance_key)
+        LEFT JOIN sf_instance i ON i.instance_id = ANY (ARRAY[h.instance_id])
+        LEFT JOIN sf_turn t ON t.instance_key = ANY (ARRAY[i.instance_key]))
     SELECT coalesce(sum(j.n), 0), coalesce(bool_or(j.unsure), false),
            coalesce((array_agg(j.instance_id ORDER BY j.visible_at, j.message_id) FILTER (WHERE j.free))[:p_want], '{}'),
            coalesce(array_agg(j.instance_id) FILTER (WHERE j.free AND j.is_new), '{}')
@@ -1558,12 +1604,12 @@ BEGIN
                coalesce(i.replay_version NOT BETWEEN p_min_version AND p_max_version, false) AS incompatible,
                i.orchestration_name IS NOT NULL OR si.yes IS NOT NULL OR ev.yes IS NOT NULL OR sm.yes IS NOT NULL AS known
         FROM heads h
-        LEFT JOIN sf_instance i ON i.instance_id = h.instance_id
-        LEFT JOIN sf_turn t ON t.instance_key = i.instance_key
+        LEFT JOIN sf_instance i ON i.instance_id = ANY (ARRAY[h.instance_id])
+        LEFT JOIN sf_turn t ON t.instance_key = ANY (ARRAY[i.instance_key])
         -- LIMIT keeps these probes of one instance each: an EXISTS may be hashed over a whole table.
         LEFT JOIN LATERAL (
-            SELECT 1 AS yes FROM sf_inbox s WHERE i.orchestration_name IS NULL AND s.instance_id = h.instance_id
-               AND s.visible_at <= p_now AND s.kind IN (1, 2) LIMIT 1) si ON true
+            SELECT 1 AS yes FROM sf_inbox s WHERE i.orchestration_name IS NULL AND s.instance_id >= h.instance_id
+               AND (s.instance_id, s.visible_at) <= (h.instance_id, p_now) AND s.kind IN (1, 2) LIMIT 1) si ON true
         LEFT JOIN LATERAL (
             SELECT 1 AS yes FROM sf_event e WHERE i.orchestration_name IS NULL AND e.instance_key = i.instance_key
             LIMIT 1) ev ON true
@@ -1584,20 +1630,19 @@ BEGIN
     IF v_orphans IS NOT NULL THEN
         -- Known again in this statement's own snapshot: a start that has arrived since keeps its messages.
         WITH doomed AS MATERIALIZED (
-            SELECT x.instance_id, x.visible_at, x.message_id FROM unnest(v_orphans) AS o(id)
+            SELECT x.tid FROM unnest(v_orphans) AS o(id)
             CROSS JOIN LATERAL (
-                SELECT q.instance_id, q.visible_at, q.message_id FROM sf_inbox q
-                WHERE q.instance_id = o.id AND q.visible_at <= p_now AND q.kind = 3
+                SELECT q.ctid AS tid FROM sf_inbox q
+                WHERE q.instance_id >= o.id AND (q.instance_id, q.visible_at) <= (o.id, p_now) AND q.kind = 3
                 LIMIT 1000 FOR UPDATE SKIP LOCKED) x
-            WHERE NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = o.id AND s.kind <> 3)
-              AND NOT EXISTS (
-                SELECT FROM sf_instance i WHERE i.instance_id = o.id AND (
-                    i.orchestration_name IS NOT NULL
-                    OR EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
-                    OR EXISTS (SELECT FROM sf_turn t WHERE t.instance_key = i.instance_key)))
+            WHERE (SELECT true FROM sf_inbox s WHERE s.instance_id = o.id AND s.kind <> 3 LIMIT 1) IS NULL
+              AND (SELECT i.orchestration_name IS NOT NULL
+                          OR EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
+                          OR EXISTS (SELECT FROM sf_turn t WHERE t.instance_key = i.instance_key)
+                   FROM sf_instance i WHERE i.instance_id = o.id) IS NOT TRUE
         ), gone AS (
             DELETE FROM sf_inbox x USING doomed d
-            WHERE x.instance_id = d.instance_id AND x.visible_at = d.visible_at AND x.message_id = d.message_id
+            WHERE x.ctid = d.tid
             RETURNING 1)
         SELECT count(*) INTO dropped FROM gone;
     END IF;
@@ -1618,42 +1663,42 @@ BEGIN
     -- Orphans get a row to hang their messages on; it counts as an instance only once it is started.
     INSERT INTO sf_instance (instance_id)
     SELECT u.id FROM unnest(v_ids) AS u(id)
-    WHERE NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = u.id)
-      AND NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = u.id AND s.kind IN (1, 2)
-                         AND s.visible_at <= p_now)
+    WHERE (SELECT true FROM sf_instance i WHERE i.instance_id = u.id) IS NULL
+      AND (SELECT true FROM sf_inbox s WHERE s.instance_id >= u.id AND (s.instance_id, s.visible_at) <= (u.id, p_now)
+              AND s.kind IN (1, 2) LIMIT 1) IS NULL
     ORDER BY u.id ON CONFLICT DO NOTHING;
     v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
-                    ORDER BY i.instance_key FOR NO KEY UPDATE SKIP LOCKED);
+                    ORDER BY i.instance_key + 0 FOR NO KEY UPDATE SKIP LOCKED);
     WITH stuck AS MATERIALIZED (
         SELECT i.instance_key, i.instance_id,
                CASE WHEN i.orchestration_name IS NULL
-                         AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
-                         AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key
-                                            AND s.kind IN (1, 2))
+                         AND (SELECT true FROM sf_event e WHERE e.instance_key = i.instance_key LIMIT 1) IS NULL
+                         AND (SELECT true FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)
+                              LIMIT 1) IS NULL
                     THEN -1 ELSE coalesce(i.replay_version, 0) END AS lane,
                -- Routed, and not due yet: nothing runs before it.
                (SELECT min(s.visible_at) FROM sf_message s WHERE i.orchestration_name IS NULL
                    AND s.instance_key = i.instance_key AND s.kind IN (1, 2)) AS start_at
         FROM unnest(v_keys) AS k(id)
-        JOIN sf_instance i ON i.instance_key = k.id
-        LEFT JOIN sf_turn t ON t.instance_key = i.instance_key
+        JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
+        LEFT JOIN sf_turn t ON t.instance_key = ANY (ARRAY[i.instance_key])
         WHERE coalesce(t.claim IS NOT NULL AND t.available_at > p_now, false)
            OR coalesce(i.replay_version NOT BETWEEN p_min_version AND p_max_version, false)
            OR (i.orchestration_name IS NULL
-               AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key)
-               AND NOT EXISTS (SELECT FROM sf_inbox s WHERE s.instance_id = i.instance_id AND s.kind IN (1, 2)
-                                  AND s.visible_at <= p_now)
-               AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)
-                                  AND s.visible_at <= p_now))
+               AND (SELECT true FROM sf_event e WHERE e.instance_key = i.instance_key LIMIT 1) IS NULL
+               AND (SELECT true FROM sf_inbox s WHERE s.instance_id >= i.instance_id
+                       AND (s.instance_id, s.visible_at) <= (i.instance_id, p_now) AND s.kind IN (1, 2) LIMIT 1) IS NULL
+               AND (SELECT true FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)
+                       AND s.visible_at <= p_now LIMIT 1) IS NULL)
     ), taken AS MATERIALIZED (
-        SELECT s.instance_key, s.lane, s.start_at, x.instance_id, x.visible_at, x.message_id FROM stuck s CROSS JOIN LATERAL (
-            SELECT q.instance_id, q.visible_at, q.message_id FROM sf_inbox q
-            WHERE q.instance_id = s.instance_id AND q.visible_at <= p_now
-            ORDER BY q.visible_at, q.message_id LIMIT 4096 FOR UPDATE SKIP LOCKED) x
+        SELECT s.instance_key, s.lane, s.start_at, x.tid FROM stuck s CROSS JOIN LATERAL (
+            SELECT q.ctid AS tid FROM sf_inbox q
+            WHERE q.instance_id >= s.instance_id AND (q.instance_id, q.visible_at) <= (s.instance_id, p_now)
+            ORDER BY q.instance_id, q.visible_at, q.message_id LIMIT 4096 FOR UPDATE SKIP LOCKED) x
         LIMIT 16384
     ), moved AS (
         DELETE FROM sf_inbox x USING taken k
-        WHERE x.instance_id = k.instance_id AND x.visible_at = k.visible_at AND x.message_id = k.message_id
+        WHERE x.ctid = k.tid
         RETURNING k.instance_key, k.lane, k.start_at, x.message_id, x.visible_at, x.kind, x.payload
     ), routed AS (
         INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, kind, payload)
@@ -1683,14 +1728,14 @@ BEGIN
         INSERT INTO sf_instance (instance_id)
         SELECT DISTINCT w.instance_id FROM unnest(w_op, w_instance) AS w(op, instance_id)
         WHERE w.instance_id IS NOT NULL AND p_results[w.op] = 0
-          AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = w.instance_id)
+          AND (SELECT true FROM sf_instance i WHERE i.instance_id = w.instance_id) IS NULL
         ORDER BY w.instance_id ON CONFLICT DO NOTHING;
         v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (w_instance)
-                        ORDER BY i.instance_key FOR KEY SHARE);
+                        ORDER BY i.instance_key + 0 FOR KEY SHARE);
         IF EXISTS (SELECT FROM unnest(w_op, w_instance) AS w(op, instance_id)
                    WHERE w.instance_id IS NOT NULL AND p_results[w.op] = 0
-                     AND NOT EXISTS (SELECT FROM sf_instance i WHERE i.instance_id = w.instance_id
-                                        AND i.instance_key = ANY (v_keys))) THEN
+                     AND (SELECT i.instance_key = ANY (v_keys) FROM sf_instance i
+                          WHERE i.instance_id = w.instance_id) IS NOT TRUE) THEN
             RAISE EXCEPTION 'an instance was deleted meanwhile' USING ERRCODE = 'serialization_failure';
         END IF;
     END IF;
@@ -1713,7 +1758,7 @@ BEGIN
            CASE WHEN h.handed THEN p_lease_ms END, CASE WHEN h.handed THEN 1 ELSE 0 END, w.payload
     FROM unnest(w_op, w_instance, w_execution, w_activity, w_tag, w_session, w_payload) WITH ORDINALITY
          AS w(op, instance_id, execution_id, activity_id, tag, session_key, payload, n)
-    LEFT JOIN sf_instance i ON i.instance_id = w.instance_id
+    LEFT JOIN sf_instance i ON i.instance_id = ANY (ARRAY[w.instance_id])
     CROSS JOIN LATERAL (SELECT p_claim IS NOT NULL AND w.n <= p_limit AND w.session_key IS NULL
                                AND w.instance_id IS NULL AND (p_tags IS NULL OR w.tag = ANY (p_tags)) AS handed) h
     WHERE p_results[w.op] = 0 ORDER BY w.n;
@@ -1799,8 +1844,8 @@ BEGIN
     SELECT array_agg(w.work_id), array_agg(d.op) INTO v_wanted, v_ops
     FROM (SELECT c.op, coalesce(i.instance_key, o_key[c.op]) AS key, c.execution_id, c.activity_id
           FROM unnest(c_op, c_instance, c_execution, c_activity) AS c(op, instance_id, execution_id, activity_id)
-          LEFT JOIN sf_instance i ON i.instance_id = c.instance_id) d
-    JOIN sf_work w ON w.instance_key = d.key AND w.execution_id = d.execution_id AND w.activity_id = d.activity_id;
+          LEFT JOIN sf_instance i ON i.instance_id = ANY (ARRAY[c.instance_id])) d
+    JOIN sf_work w ON w.instance_key = ANY (ARRAY[d.key]) AND w.execution_id = d.execution_id AND w.activity_id = d.activity_id;
     IF v_wanted IS NULL THEN
         RETURN '{}';
     END IF;
@@ -1822,12 +1867,12 @@ BEGIN
     IF p_wait THEN
         PERFORM set_config('lock_timeout', '2s', true);
         RETURN ARRAY(SELECT w.work_id FROM unnest(o_key, o_work) AS o(key, work_id)
-                     JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
-                     ORDER BY w.instance_key, w.work_id FOR UPDATE OF w);
+                     JOIN sf_work w ON w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
+                     ORDER BY o.key, o.work_id FOR UPDATE OF w);
     END IF;
     RETURN ARRAY(SELECT w.work_id FROM unnest(o_key, o_work) AS o(key, work_id)
-                 JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
-                 ORDER BY w.instance_key, w.work_id FOR UPDATE OF w SKIP LOCKED);
+                 JOIN sf_work w ON w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
+                 ORDER BY o.key, o.work_id FOR UPDATE OF w SKIP LOCKED);
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_poll_due() RETURNS TABLE(turn_due_ms bigint, work_due_ms bigint)
@@ -1891,20 +1936,20 @@ BEGIN
     END IF;
     v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i
                     WHERE i.instance_id = ANY (p_instances) AND i.orchestration_name IS NOT NULL
-                    ORDER BY i.instance_key FOR NO KEY UPDATE);
+                    ORDER BY i.instance_key + 0 FOR NO KEY UPDATE);
     SELECT array_agg(d.instance_key), array_agg(d.execution_id) INTO v_doomed, v_ids FROM (
         SELECT x.instance_key, x.execution_id, x.status, x.completed_at, i.execution_id AS current_id,
-               row_number() OVER (PARTITION BY x.instance_key ORDER BY x.execution_id DESC) AS place
-        FROM unnest(v_keys) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
-        JOIN sf_execution x ON x.instance_key = k.id) d
+               row_number() OVER (PARTITION BY k.id ORDER BY x.execution_id DESC) AS place
+        FROM unnest(v_keys) AS k(id) JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
+        JOIN sf_execution x ON x.instance_key = ANY (ARRAY[k.id])) d
     WHERE d.execution_id <> d.current_id AND d.status <> 'Running'
       AND (p_keep_last IS NULL OR d.place > p_keep_last)
       AND (p_completed_before_ms IS NULL OR d.completed_at < to_timestamp(p_completed_before_ms / 1000.0));
     DELETE FROM sf_event e USING unnest(v_doomed, v_ids) AS d(key, execution_id)
-    WHERE e.instance_key = d.key AND e.execution_id = d.execution_id;
+    WHERE e.instance_key = ANY (ARRAY[d.key]) AND e.execution_id = d.execution_id;
     GET DIAGNOSTICS v_events = ROW_COUNT;
     DELETE FROM sf_execution x USING unnest(v_doomed, v_ids) AS d(key, execution_id)
-    WHERE x.instance_key = d.key AND x.execution_id = d.execution_id;
+    WHERE x.instance_key = ANY (ARRAY[d.key]) AND x.execution_id = d.execution_id;
     IF p_feed THEN PERFORM sf_feed_note(v_doomed, v_ids, 81::smallint); END IF;
     v_results := ARRAY[cardinality(v_keys), coalesce(cardinality(v_ids), 0), v_events];
     PERFORM sf_batch_close(p_batch_id, false, v_results);
@@ -1959,7 +2004,7 @@ BEGIN
     ), kept AS (
         INSERT INTO sf_quarantine (queue, instance_id, execution_id, activity_id, error, payload)
         SELECT 'worker', i.instance_id, g.execution_id, g.activity_id, p_error, g.payload
-        FROM gone g JOIN sf_instance i ON i.instance_key = g.instance_key
+        FROM gone g JOIN sf_instance i ON i.instance_key = ANY (ARRAY[g.instance_key])
         RETURNING instance_id
     ), told AS (
         INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
@@ -2025,7 +2070,7 @@ BEGIN
            page.payloads, page.complete
     FROM unnest(p_instance, p_execution, p_key, p_cached_execution, p_cached_event, p_cached_revision)
          WITH ORDINALITY AS r(instance_id, wanted, key, execution_id, event_id, revision, op)
-    JOIN sf_instance i ON i.instance_id = r.instance_id
+    JOIN sf_instance i ON i.instance_id = ANY (ARRAY[r.instance_id])
     CROSS JOIN LATERAL (
         SELECT coalesce(r.wanted, i.execution_id) AS execution_id,
                -- The cached end must be there: a failover or a restore may have taken it back.
@@ -2077,14 +2122,14 @@ BEGIN
                     WHEN NOT o.key = ANY (v_locked) THEN 4
                     WHEN t.available_at <= v_now THEN 2 ELSE 0 END::bigint
         FROM unnest(o_key, o_claim) WITH ORDINALITY AS o(key, claim, op)
-        LEFT JOIN sf_turn t ON t.instance_key = o.key
+        LEFT JOIN sf_turn t ON t.instance_key = ANY (ARRAY[o.key])
         ORDER BY o.op);
     UPDATE sf_turn t SET available_at = v_now + o.extend_ms * interval '1 millisecond', leased_at = v_now,
            lease_ms = o.extend_ms
     FROM (SELECT u.key, max(u.extend_ms) AS extend_ms
           FROM unnest(o_key, o_extend_ms) WITH ORDINALITY AS u(key, extend_ms, op)
           WHERE v_results[u.op] = 0 GROUP BY u.key) o
-    WHERE t.instance_key = o.key;
+    WHERE t.instance_key = ANY (ARRAY[o.key]);
     RETURN v_results;
 END $$;
 
@@ -2106,9 +2151,9 @@ BEGIN
     -- version that its snapshot shows, and queue for the newer one behind those who wait for us.
     v_held := ARRAY(
         SELECT s.session_key FROM sf_session s
-        WHERE s.owner = ANY (p_owners) AND s.locked_until > v_now
+        WHERE s.owner = ANY (p_owners) AND (s.locked_until > v_now) IS TRUE
           AND s.last_activity_at > v_now - p_idle_ms * interval '1 millisecond'
-        ORDER BY s.session_key FOR NO KEY UPDATE);
+        ORDER BY s.session_key || '' FOR NO KEY UPDATE);
     UPDATE sf_session s SET locked_until = v_now + p_extend_ms * interval '1 millisecond'
     WHERE s.session_key = ANY (v_held);
     GET DIAGNOSTICS v_count = ROW_COUNT;
@@ -2136,7 +2181,7 @@ BEGIN
                     WHEN NOT o.work_id = ANY (v_locked) THEN 4
                     WHEN w.available_at <= v_now THEN 2 ELSE 0 END::bigint
         FROM unnest(o_key, o_work, o_claim) WITH ORDINALITY AS o(key, work_id, claim, op)
-        LEFT JOIN sf_work w ON w.instance_key = o.key AND w.work_id = o.work_id
+        LEFT JOIN sf_work w ON w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
         ORDER BY o.op);
     WITH renewed AS (
         UPDATE sf_work w SET available_at = v_now + o.extend_ms * interval '1 millisecond', leased_at = v_now,
@@ -2144,7 +2189,7 @@ BEGIN
         FROM (SELECT u.key, u.work_id, max(u.extend_ms) AS extend_ms
               FROM unnest(o_key, o_work, o_extend_ms) WITH ORDINALITY AS u(key, work_id, extend_ms, op)
               WHERE v_results[u.op] = 0 GROUP BY u.key, u.work_id) o
-        WHERE w.instance_key = o.key AND w.work_id = o.work_id
+        WHERE w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
         RETURNING w.session_key)
     SELECT array_agg(DISTINCT r.session_key) FILTER (WHERE r.session_key IS NOT NULL) INTO v_sessions FROM renewed r;
     IF v_sessions IS NOT NULL THEN
@@ -2176,33 +2221,34 @@ BEGIN
                 SELECT q.message_id FROM sf_message q
                 WHERE q.instance_key = k.id AND q.kind IN (1, 2) AND q.visible_at <= p_now) b)
         UPDATE sf_message m SET claim = p_claim, attempt_count = m.attempt_count + 1
-        FROM again a WHERE m.instance_key = a.instance_key AND m.message_id = a.message_id;
+        FROM again a WHERE m.instance_key = ANY (ARRAY[a.instance_key]) AND m.message_id = a.message_id;
     END IF;
 
     WITH taken AS MATERIALIZED (
-        SELECT i.instance_key, b.instance_id, b.visible_at, b.message_id
-        FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
+        SELECT i.instance_key, b.tid
+        FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
         CROSS JOIN LATERAL (
             -- Whatever waits routed came first: the inbox is for an instance that has room left.
             SELECT p_max_messages - count(*) AS room, coalesce(sum(octet_length(s.payload)), 0) AS bytes
             FROM sf_message s WHERE p_again AND s.instance_key = k.id AND s.claim = p_claim) had
         CROSS JOIN LATERAL (
-            SELECT o.instance_id, o.visible_at, o.message_id FROM (
-                SELECT q.instance_id, q.visible_at, q.message_id,
+            SELECT o.tid FROM (
+                SELECT q.tid,
                        had.bytes + sum(q.bytes) OVER (ORDER BY q.visible_at, q.message_id) - q.bytes AS bytes_before
-                FROM (SELECT x.instance_id, x.visible_at, x.message_id, octet_length(x.payload) AS bytes
-                      FROM sf_inbox x WHERE x.instance_id = i.instance_id AND x.visible_at <= p_now
-                      ORDER BY x.visible_at, x.message_id LIMIT greatest(had.room, 0)
+                FROM (SELECT x.ctid AS tid, x.visible_at, x.message_id, octet_length(x.payload) AS bytes
+                      FROM sf_inbox x WHERE x.instance_id >= i.instance_id AND (x.instance_id, x.visible_at) <= (i.instance_id, p_now)
+                      ORDER BY x.instance_id, x.visible_at, x.message_id LIMIT greatest(had.room, 0)
                       FOR UPDATE SKIP LOCKED) q) o
             WHERE o.bytes_before < p_max_bytes
             UNION
-            SELECT z.instance_id, z.visible_at, z.message_id FROM (
-                SELECT x.instance_id, x.visible_at, x.message_id FROM sf_inbox x
-                WHERE x.instance_id = i.instance_id AND x.kind IN (1, 2) AND x.visible_at <= p_now
+            SELECT z.tid FROM (
+                SELECT x.ctid AS tid FROM sf_inbox x
+                WHERE x.instance_id >= i.instance_id AND (x.instance_id, x.visible_at) <= (i.instance_id, p_now)
+                  AND x.kind IN (1, 2)
                 FOR UPDATE SKIP LOCKED) z) b
     ), moved AS (
         DELETE FROM sf_inbox x USING taken t
-        WHERE x.instance_id = t.instance_id AND x.visible_at = t.visible_at AND x.message_id = t.message_id
+        WHERE x.ctid = t.tid
         RETURNING t.instance_key, x.message_id, x.visible_at, x.kind, x.payload
     ), routed AS (
         INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, claim, kind, payload)
@@ -2216,10 +2262,10 @@ BEGIN
                   AND NOT i.instance_key = ANY (v_starts)) THEN
         -- Without a name, a history and a start there is nothing to run: such messages go on waiting for a start.
         UPDATE sf_message s SET claim = NULL, attempt_count = s.attempt_count - 1
-        FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = k.id
-        WHERE s.instance_key = k.id AND s.claim = p_claim AND i.orchestration_name IS NULL
-          AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = k.id)
-          AND NOT EXISTS (SELECT FROM sf_message b WHERE b.instance_key = k.id AND b.kind IN (1, 2) AND b.claim = p_claim);
+        FROM unnest(p_keys) AS k(id) JOIN sf_instance i ON i.instance_key = ANY (ARRAY[k.id])
+        WHERE s.instance_key = ANY (ARRAY[k.id]) AND s.claim = p_claim AND i.orchestration_name IS NULL
+          AND (SELECT true FROM sf_event e WHERE e.instance_key = k.id LIMIT 1) IS NULL
+          AND (SELECT true FROM sf_message b WHERE b.instance_key = k.id AND b.kind IN (1, 2) AND b.claim = p_claim LIMIT 1) IS NULL;
         v_again := v_again OR FOUND;
     END IF;
 
@@ -2231,8 +2277,8 @@ BEGIN
            coalesce(array_agg(k.id) FILTER (WHERE NOT c.any_claimed), '{}')
       INTO v_served, v_empty
       FROM unnest(p_keys) AS k(id) CROSS JOIN LATERAL (
-           SELECT EXISTS (SELECT FROM sf_message s
-                          WHERE s.instance_key = k.id AND s.claim = p_claim) AS any_claimed) c;
+           SELECT coalesce((SELECT true FROM sf_message s WHERE s.instance_key = k.id AND s.claim = p_claim LIMIT 1), false)
+                  AS any_claimed) c;
     IF cardinality(v_empty) > 0 THEN
         PERFORM sf_turn_reschedule(v_empty, p_now);
     END IF;
@@ -2251,7 +2297,7 @@ BEGIN
             (SELECT s.locked_until AS at FROM sf_session s WHERE s.locked_until > p_now ORDER BY s.locked_until LIMIT 1)
             UNION ALL
             SELECT n.available_at FROM (
-                SELECT s.session_key FROM sf_session s WHERE s.owner = ANY (p_owners) AND s.locked_until > p_now
+                SELECT s.session_key FROM sf_session s WHERE s.owner = ANY (p_owners) AND (s.locked_until > p_now) IS TRUE
                 UNION ALL
                 (SELECT s.session_key FROM sf_session s WHERE s.locked_until <= p_now
                  ORDER BY s.locked_until LIMIT 512)) mine
@@ -2388,7 +2434,7 @@ DECLARE
 BEGIN
     -- Two statements: see sf_renew_session_lock.
     v_held := ARRAY(SELECT l.session_key FROM sf_session l
-                    WHERE l.session_key = ANY (p_sessions) AND l.locked_until > p_now
+                    WHERE l.session_key = ANY (p_sessions) AND (l.locked_until > p_now) IS TRUE
                     ORDER BY l.session_key FOR NO KEY UPDATE SKIP LOCKED);
     UPDATE sf_session s SET last_activity_at = p_now WHERE s.session_key = ANY (v_held);
 END $$;
@@ -2411,13 +2457,20 @@ BEGIN
         AND NOT EXISTS (SELECT FROM sf_quarantine);
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_turn_lanes() RETURNS TABLE(lane bigint, head_at timestamp with time zone)
+CREATE FUNCTION steadfast_golden.sf_turn_lanes(p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_lanes bigint[] DEFAULT NULL::bigint[]) RETURNS TABLE(lane bigint, head_at timestamp with time zone)
     LANGUAGE plpgsql STABLE ROWS 4
     AS $$
 #variable_conflict use_column
 DECLARE
     v_lane bigint := -1;
 BEGIN
+    IF p_lanes IS NOT NULL THEN
+        RETURN QUERY
+        SELECT l.id, h.at FROM unnest(p_lanes) AS l(id) CROSS JOIN LATERAL (
+            SELECT t.available_at AS at FROM sf_turn t WHERE t.lane = l.id AND t.available_at >= p_since
+            ORDER BY t.available_at LIMIT 1) h;
+        RETURN;
+    END IF;
     LOOP
         SELECT t.lane, t.available_at INTO lane, head_at FROM sf_turn t
         WHERE t.lane > v_lane ORDER BY t.lane, t.available_at LIMIT 1;
@@ -2434,7 +2487,7 @@ DECLARE
     v_gone bigint;
 BEGIN
     DELETE FROM sf_turn t WHERE t.instance_key = ANY (p_keys)
-       AND NOT EXISTS (SELECT FROM sf_message s WHERE s.instance_key = t.instance_key);
+       AND (SELECT true FROM sf_message s WHERE s.instance_key = t.instance_key LIMIT 1) IS NULL;
     GET DIAGNOSTICS v_gone = ROW_COUNT;
     IF v_gone = cardinality(p_keys) THEN
         RETURN;
@@ -2448,13 +2501,13 @@ BEGIN
            available_at = CASE WHEN n.unstarted AND n.start_at IS NOT NULL THEN n.start_at ELSE n.due_at END
     FROM sf_instance i CROSS JOIN LATERAL (
         SELECT i.orchestration_name IS NULL
-               AND NOT EXISTS (SELECT FROM sf_event e WHERE e.instance_key = i.instance_key) AS unstarted,
+               AND (SELECT true FROM sf_event e WHERE e.instance_key = i.instance_key LIMIT 1) IS NULL AS unstarted,
                (SELECT min(s.visible_at) FROM sf_message s
                 WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2)) AS start_at,
                (SELECT min(o.visible_at) FROM (
                     SELECT s.visible_at FROM sf_message s WHERE s.instance_key = i.instance_key
                     ORDER BY s.message_id LIMIT 1001) o) AS due_at) n
-    WHERE t.instance_key = ANY (p_keys) AND i.instance_key = t.instance_key;
+    WHERE t.instance_key = ANY (p_keys) AND i.instance_key = ANY (ARRAY[t.instance_key]);
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_work_tags(p_session bytea) RETURNS TABLE(tag bytea)

@@ -30,12 +30,12 @@ BEGIN
     -- or later fill the pages, so a full page loses them (they come back with their next activity).
     v_free := '{}';
     FOR v_round IN 1..64 LOOP
-        SELECT coalesce(array_agg(f.session_key), '{}'), max(f.locked_until) INTO v_page, v_at
+        SELECT coalesce(array_agg(f.session_key), '{}'), max(f.locked_until),
+               (array_agg(f.session_key ORDER BY f.locked_until DESC, f.session_key DESC))[1]
+          INTO v_page, v_at, v_key
         FROM (SELECT s.session_key, s.locked_until FROM sf_session s
               WHERE s.locked_until <= p_now AND (s.locked_until, s.session_key) > (v_at, v_key)
               ORDER BY s.locked_until, s.session_key LIMIT 64) f;
-        v_key := (SELECT s.session_key FROM sf_session s
-                  WHERE s.session_key = ANY (v_page) AND (s.locked_until = v_at) IS TRUE ORDER BY s.session_key DESC LIMIT 1);
         v_free := v_free || ARRAY(
             SELECT u.session_key FROM unnest(v_page) AS u(session_key) WHERE EXISTS (
                 SELECT FROM unnest(coalesce(p_tags, ARRAY(SELECT g.tag FROM sf_work_tags(u.session_key) g))) AS t(tag)

@@ -6,6 +6,7 @@
 -- p_min_version, p_max_version: replay versions (packed) that the caller runs; both NULL: any.
 -- p_owner, p_evicted: the caller's cache holds the history of every instance whose cache_owner is
 --     p_owner, except those listed; the others come with their events.
+-- p_since_us, p_known, `since_us`, `look_us`, `known`: as in sf_fetch_work_item, with lanes for tags.
 -- p_max_messages, p_max_bytes: bound of what one instance is handed at once; the rest waits its turn. Histories of
 --     a call are bounded by four times that altogether: beyond it they come as if cached; the caller reads them.
 --
@@ -16,12 +17,12 @@
 CREATE OR REPLACE FUNCTION sf_fetch_orchestration_item(
     p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint,
     p_min_version bigint, p_max_version bigint, p_owner bigint, p_evicted bigint[],
-    p_max_messages integer, p_max_bytes bigint)
+    p_max_messages integer, p_max_bytes bigint, p_since_us bigint DEFAULT NULL, p_known bigint[] DEFAULT NULL)
 RETURNS TABLE (
     instance_key bigint, instance_id text, orchestration_name bytea, orchestration_version bytea,
     execution_id bigint, history_revision bigint, last_event_id bigint, cached boolean, attempt_count integer,
     message_ids bigint[], messages bytea[], events bytea[], kv_keys bytea[], kv_values bytea[], kv_at_ms bigint[],
-    next_due_ms bigint, busy boolean, dropped bigint)
+    next_due_ms bigint, busy boolean, dropped bigint, since_us bigint, look_us bigint, known bigint[])
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
@@ -37,7 +38,15 @@ DECLARE
     v_page     integer := 8 + 6 * p_limit;   -- small at first: mostly the head serves everybody
     v_rows     bigint := 0;        -- rows of the page that were looked at
     v_want     integer;
-    v_at       timestamptz := '-infinity';
+    -- A clock that has been set back puts what arrives now behind where an earlier look ended.
+    v_since    timestamptz := coalesce(least(timestamptz 'epoch' + p_since_us * interval '1 microsecond',
+                                             v_now - interval '500 milliseconds'), '-infinity');
+    v_some     bigint[];           -- lanes to look at; NULL: all
+    v_known    bigint[];
+    v_head_at  timestamptz;
+    v_begun    timestamptz;
+    v_look_us  bigint := 0;
+    v_at       timestamptz := v_since;
     v_id       bigint := 0;
     v_next_at  timestamptz;
     v_next_id  bigint;
@@ -51,6 +60,7 @@ DECLARE
     v_dropped  bigint := 0;
     v_parked   bigint := 0;
     v_next_ms  bigint;
+    v_tell     boolean := false;
 BEGIN
     -- A retry waits for an original that is still running.
     v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0)) IS NULL;
@@ -65,18 +75,28 @@ BEGIN
             PERFORM sf_batch_open(p_batch_id, greatest(2 * p_lease_ms, 120000), 0);
         END IF;
     ELSE
+        IF p_since_us IS NOT NULL THEN
+            -- The newest replay version is that of executions which begin now.
+            v_some := ARRAY(SELECT DISTINCT u.id FROM unnest(p_known || p_max_version) AS u(id) WHERE u.id IS NOT NULL);
+        END IF;
         -- 1. Scheduling rows that are due: leases that ended, delays that passed, routed backlog.
         -- Where some of the head are held elsewhere, a second and wider look passes over them.
         FOR v_look IN 0..1 LOOP
-            v_lanes := ARRAY(
-                SELECT l.lane FROM sf_turn_lanes() l WHERE l.head_at <= v_now
-                   AND (l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version));
+            v_begun := clock_timestamp();
+            SELECT coalesce(array_agg(m.lane) FILTER (WHERE m.mine AND m.head_at <= v_now), '{}'),
+                   coalesce(v_known, array_agg(m.lane) || 0::bigint),
+                   least(v_head_at, min(m.head_at) FILTER (WHERE m.mine))
+              INTO v_lanes, v_known, v_head_at
+              FROM (SELECT l.lane, l.head_at, l.lane = 0 OR p_min_version IS NULL
+                           OR l.lane BETWEEN p_min_version AND p_max_version AS mine
+                    FROM sf_turn_lanes(v_since, v_some) l) m;
+            v_look_us := v_look_us + extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
             EXIT WHEN cardinality(v_lanes) = 0;
             v_want := p_limit - cardinality(v_keys);
             v_due := ARRAY(
                 SELECT c.instance_key FROM unnest(v_lanes) AS l(lane) CROSS JOIN LATERAL (
                     SELECT t.instance_key, t.available_at FROM sf_turn t
-                    WHERE t.lane = l.lane AND t.available_at <= v_now
+                    WHERE t.lane = l.lane AND t.available_at BETWEEN v_since AND v_now
                     ORDER BY t.available_at LIMIT v_want + 64 * v_look) c
                 ORDER BY c.available_at LIMIT v_want + 64 * v_look);
             v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (v_due)
@@ -101,9 +121,11 @@ BEGIN
         FOR v_look IN 1..16 LOOP
             v_want := p_limit - cardinality(v_keys);
             EXIT WHEN v_want <= 0;
+            v_begun := clock_timestamp();
             SELECT h.rows_seen, h.last_at, h.last_id, h.ready, h.ready_new, v_dropped + h.dropped
               INTO v_rows, v_next_at, v_next_id, v_ids, v_new, v_dropped
               FROM sf_inbox_head(v_now, v_page, v_want + v_wide, p_min_version, p_max_version, v_at, v_id, v_except) h;
+            v_look_us := v_look_us + extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
             IF cardinality(v_new) > 0 THEN
                 -- A new instance has no row to lock: its start message is the ticket.
                 INSERT INTO sf_instance (instance_id)
@@ -169,20 +191,30 @@ BEGIN
             -- Due already: scheduled by somebody else since step 1, or held by him. Worth another look.
             SELECT coalesce(min(d.at) <= v_now, false), ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)
               INTO v_busy, v_next_ms FROM (
-                SELECT l.head_at AS at FROM sf_turn_lanes() l
+                SELECT l.head_at AS at FROM sf_turn_lanes(v_since, v_some) l
                 WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
                 UNION ALL
                 (SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at > v_now ORDER BY x.visible_at LIMIT 1)) d;
             v_next_ms := CASE WHEN NOT v_busy THEN v_next_ms END;
         END IF;
+        v_tell := p_since_us IS NOT NULL OR v_look_us > 4000;
+        IF v_tell THEN
+            -- What commits later than it says it is due is seen by the next look at all the queue.
+            v_since := least(v_head_at, v_now - interval '500 milliseconds', (
+                SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at >= v_since ORDER BY x.visible_at LIMIT 1));
+        END IF;
     END IF;
 
-    IF cardinality(v_keys) = 0 THEN
+    IF cardinality(v_keys) = 0 OR v_tell THEN
         RETURN QUERY SELECT NULL::bigint, NULL::text, NULL::bytea, NULL::bytea, NULL::bigint, NULL::bigint,
             NULL::bigint, NULL::boolean, NULL::integer, NULL::bigint[], NULL::bytea[], NULL::bytea[], NULL::bytea[],
-            NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_dropped;
+            NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_dropped,
+            CASE WHEN v_tell THEN (extract(epoch FROM v_since) * 1000000)::bigint END, CASE WHEN v_tell THEN v_look_us END,
+            CASE WHEN v_tell AND p_since_us IS NULL THEN v_known END;
+    END IF;
+    IF cardinality(v_keys) = 0 THEN
         RETURN;
     END IF;
-    RETURN QUERY SELECT c.*, v_next_ms, v_busy, v_dropped
+    RETURN QUERY SELECT c.*, v_next_ms, v_busy, v_dropped, NULL::bigint, NULL::bigint, NULL::bigint[]
     FROM sf_claimed_turns(v_keys, p_claim, p_owner, p_evicted, 4 * p_max_bytes) c;
 END $$;

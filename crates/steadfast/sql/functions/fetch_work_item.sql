@@ -5,6 +5,10 @@
 -- p_tags: tag keys that the waiters take; NULL: any.
 -- p_owners: the session owner of each waiter, one entry per waiter; NULL: none takes session activities.
 --     `owner` of a row says which waiter must get it; NULL: any.
+-- p_since_us, p_known: NULL: all the queue is looked at. Otherwise only what is due since then (µs of the epoch), but for the
+--     last 500 ms, and for waiters of any tag only these: behind it are nothing but dead rows, as of an earlier look.
+-- `since_us`, `look_us`, `known` (in the row without an activity, where the look took long or did not begin at the beginning):
+--     where the next look may begin; how long the look took; the tags that a look at all the queue has found.
 -- p_cache_owner: the caller's history cache; `cached` says that it holds the whole history of the instance.
 --
 -- Called by: op/fetch_work_item.rs.
@@ -12,17 +16,24 @@
 -- Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_fetch_work_item(
     p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[],
-    p_owners bytea[], p_session_lease_ms bigint, p_cache_owner bigint)
+    p_owners bytea[], p_session_lease_ms bigint, p_cache_owner bigint, p_since_us bigint DEFAULT NULL,
+    p_known bytea[] DEFAULT NULL)
 RETURNS TABLE (
     instance_key bigint, work_id bigint, instance_id text, execution_id bigint, activity_id bigint,
-    attempt_count integer, owner bytea, in_session boolean, payload bytea, cached boolean, next_due_ms bigint, busy boolean)
+    attempt_count integer, owner bytea, in_session boolean, payload bytea, cached boolean, next_due_ms bigint, busy boolean,
+    since_us bigint, look_us bigint, known bytea[])
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
 DECLARE
     v_now    timestamptz := clock_timestamp();
     v_until  timestamptz := v_now + p_lease_ms * interval '1 millisecond';
+    -- A clock that has been set back puts what is queued now behind where an earlier look ended.
+    v_since  timestamptz := coalesce(least(timestamptz 'epoch' + p_since_us * interval '1 microsecond',
+                                           v_now - interval '500 milliseconds'), '-infinity');
+    v_begun  timestamptz := v_now;
     v_tags   bytea[] := p_tags;
+    v_look   bigint;
     v_keys   bigint[] := '{}';
     v_works  bigint[] := '{}';
     v_dues   timestamptz[];
@@ -31,6 +42,7 @@ DECLARE
     v_closed boolean;
     v_next   bigint;
     v_found  integer := 0;
+    v_tell   boolean;
 BEGIN
     -- A retry waits for an original that is still running.
     v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0)) IS NULL;
@@ -38,13 +50,16 @@ BEGIN
     IF v_closed AND NOT p_retry THEN
         RETURN;
     END IF;
-    IF v_tags IS NULL THEN
+    v_begun := clock_timestamp();
+    IF v_tags IS NULL AND p_since_us IS NOT NULL THEN
+        v_tags := ARRAY(SELECT DISTINCT u.tag FROM unnest(p_known || ''::bytea) AS u(tag));
+    ELSIF v_tags IS NULL THEN
         v_tags := ARRAY(SELECT t.tag FROM sf_work_tags(NULL) t);
     END IF;
     IF p_retry THEN
         RETURN QUERY
         SELECT w.instance_key, w.work_id, i.instance_id, w.execution_id, w.activity_id, w.attempt_count,
-               s.owner, w.session_key IS NOT NULL, w.payload, false, NULL::bigint, false
+               s.owner, w.session_key IS NOT NULL, w.payload, false, NULL::bigint, false, NULL::bigint, NULL::bigint, NULL::bytea[]
         -- OFFSET 0: tags and sessions come first, whatever the planner thinks.
         FROM (SELECT a.* FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
                   SELECT q.* FROM sf_work q WHERE q.session_key IS NULL AND q.tag = t.tag AND q.available_at > v_now
@@ -70,8 +85,12 @@ BEGIN
       INTO v_keys, v_works, v_dues
       FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
            SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
-           WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at <= v_now
+           WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at BETWEEN v_since AND v_now
            ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
+    v_look := extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
+    v_tell := p_since_us IS NOT NULL OR v_look > 4000;
+    -- What commits later than it says it is due is seen by the next look at all the queue.
+    v_since := least(v_dues[1], v_now - interval '500 milliseconds');
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
         FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
@@ -90,7 +109,8 @@ BEGIN
             RETURNING w.instance_key, w.work_id, w.execution_id, w.activity_id, w.attempt_count, c.owner,
                       w.session_key, w.payload)
         SELECT c.instance_key, c.work_id, i.instance_id, c.execution_id, c.activity_id, c.attempt_count, c.owner,
-               c.session_key IS NOT NULL, c.payload, coalesce(i.cache_owner = p_cache_owner, false), NULL::bigint, v_busy
+               c.session_key IS NOT NULL, c.payload, coalesce(i.cache_owner = p_cache_owner, false), NULL::bigint, v_busy,
+               NULL::bigint, NULL::bigint, NULL::bytea[]
         FROM claimed c JOIN sf_instance i ON i.instance_key = ANY (ARRAY[c.instance_key]) ORDER BY c.work_id;
         GET DIAGNOSTICS v_found = ROW_COUNT;
     END IF;
@@ -100,13 +120,16 @@ BEGIN
           INTO v_busy, v_next FROM (
             SELECT n.available_at AS at FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
                 SELECT w.available_at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
+                  AND (p_since_us IS NULL OR w.available_at >= v_since)
                 ORDER BY w.available_at LIMIT 1) n
             UNION ALL
             SELECT s.at FROM sf_session_next_due(v_now, p_tags, p_owners) AS s(at)) d;
         v_next := CASE WHEN NOT v_busy THEN v_next END;
     END IF;
-    IF v_found < p_limit THEN
+    IF v_found < p_limit OR v_tell THEN
         RETURN QUERY SELECT NULL::bigint, NULL::bigint, NULL::text, NULL::bigint, NULL::bigint, NULL::integer,
-            NULL::bytea, NULL::boolean, NULL::bytea, NULL::boolean, v_next, v_busy;
+            NULL::bytea, NULL::boolean, NULL::bytea, NULL::boolean, v_next, v_busy,
+            CASE WHEN v_tell THEN (extract(epoch FROM v_since) * 1000000)::bigint END, CASE WHEN v_tell THEN v_look END,
+            CASE WHEN v_tell AND p_since_us IS NULL THEN v_tags END;
     END IF;
 END $$;

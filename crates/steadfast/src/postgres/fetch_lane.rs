@@ -87,13 +87,16 @@ pub(crate) struct ClaimTerms {
     pub(crate) batch_id: Uuid,
     /// Marks what it takes: the fence of the tokens.
     pub(crate) claim: i64,
+    /// Of a claim of what a call makes, and nothing else.
+    pub(crate) direct: bool,
 }
 
 impl ClaimTerms {
-    fn new() -> Self {
+    fn new(direct: bool) -> Self {
         Self {
             batch_id: Uuid::new_v4(),
             claim: random_id(),
+            direct,
         }
     }
 }
@@ -107,6 +110,13 @@ pub(crate) struct Claimed<I> {
 }
 
 impl<I> Claimed<I> {
+    /// There may be more than was looked at, which a look so much later finds.
+    pub(crate) fn look_again(&mut self, later: Option<Duration>) {
+        if let Some(later) = later {
+            self.next_due = Some(self.next_due.map_or(later, |due| due.min(later)));
+        }
+    }
+
     /// Nothing was looked at: worth another look.
     fn again() -> Self {
         Self {
@@ -341,7 +351,7 @@ impl<C: Claimer> FetchLane<C> {
             (_, true) => Ok(Claimed::again()),
             (None, _) => Err(StoreError::Closed),
             (Some(store), _) => {
-                let terms = ClaimTerms::new();
+                let terms = ClaimTerms::new(false);
                 let params = C::params(&store, &look.group, &seats, &terms, false);
                 let answer = store.pipe.call(C::FUNCTION, &params).await;
                 Self::taken(&store, &look.group, &seats, &terms, answer).await

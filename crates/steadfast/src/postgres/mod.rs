@@ -9,6 +9,7 @@ mod error;
 mod exchange;
 mod feed;
 mod fetch_lane;
+mod floor;
 mod inspect;
 mod lane;
 mod listen;

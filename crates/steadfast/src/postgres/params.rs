@@ -43,6 +43,7 @@ impl Params {
         maybe_smalls: Option<Vec<i16>> => INT2_ARRAY,
         ints: Vec<i32> => INT4_ARRAY,
         bigs: Vec<i64> => INT8_ARRAY,
+        maybe_bigs: Option<Vec<i64>> => INT8_ARRAY,
         bigs_opt: Vec<Option<i64>> => INT8_ARRAY,
         texts: Vec<String> => TEXT_ARRAY,
         texts_opt: Vec<Option<String>> => TEXT_ARRAY,

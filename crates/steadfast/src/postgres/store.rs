@@ -17,6 +17,7 @@ use super::error::StoreError;
 use super::exchange::{Passenger, Targets};
 use super::feed::FeedSide;
 use super::fetch_lane::{FetchLane, Mark};
+use super::floor::Floors;
 use super::lane::BatchLane;
 use super::listen::{Ear, Hints, Listener, ListenerState, Queue, Topic};
 use super::op::abandon_orchestration_item::AbandonTurns;
@@ -32,6 +33,7 @@ use super::op::read::Reads;
 use super::op::renew_orchestration_item_lock::RenewTurns;
 use super::op::renew_work_item_lock::RenewWork;
 use crate::feed::Bell;
+use crate::group::{TurnGroup, WorkGroup};
 use crate::history_cache::HistoryCache;
 use crate::sessions::Sessions;
 
@@ -55,6 +57,8 @@ pub(crate) struct Store {
     pub(crate) reads: Arc<BatchLane<Reads>>,
     pub(crate) custom_statuses: Arc<BatchLane<CustomStatuses>>,
     pub(crate) sessions: Sessions,
+    pub(crate) turn_floors: Floors<TurnGroup, i64>,
+    pub(crate) work_floors: Floors<WorkGroup, Vec<u8>>,
     pub(crate) feed: FeedSide,
     cache: Mutex<HistoryCache>,
     hints: Option<Hints>,
@@ -110,6 +114,8 @@ impl Store {
                 custom_statuses: BatchLane::new(weak.clone()),
                 feed,
                 sessions: Sessions::default(),
+                turn_floors: Floors::new(),
+                work_floors: Floors::new(),
                 cache: Mutex::new(HistoryCache::new(cache_bytes)),
                 batches: AtomicU32::new(0),
                 pipe,

@@ -68,7 +68,7 @@ impl<C: Claimer> FetchLane<C> {
             look,
             ids,
             seats,
-            terms: ClaimTerms::new(),
+            terms: ClaimTerms::new(targets.is_some()),
             targets,
             made: 0,
         })

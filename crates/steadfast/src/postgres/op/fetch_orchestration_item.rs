@@ -75,17 +75,20 @@ impl Claimer for TurnClaimer {
     }
 
     fn params(store: &Store, group: &TurnGroup, seats: &[()], terms: &ClaimTerms, retry: bool) -> Params {
+        let (since_us, known) = store.turn_floors.terms(group);
         params(store, group, seats.len(), terms, retry)
+            .big_opt(since_us)
+            .maybe_bigs(known)
     }
 
     async fn decode(
         store: &Arc<Store>,
         group: &TurnGroup,
-        _: &[()],
+        seats: &[()],
         terms: &ClaimTerms,
         rows: Vec<Row>,
     ) -> Result<Claimed<ClaimedTurn>, StoreError> {
-        decode(store, group, terms.claim, rows).await
+        decode(store, group, seats.len(), terms, rows).await
     }
 
     async fn give_back(&self, items: Vec<ClaimedTurn>) {
@@ -124,7 +127,8 @@ fn params(store: &Store, group: &TurnGroup, limit: usize, terms: &ClaimTerms, re
 async fn decode(
     store: &Arc<Store>,
     group: &TurnGroup,
-    claim: i64,
+    seats: usize,
+    terms: &ClaimTerms,
     rows: Vec<Row>,
 ) -> Result<Claimed<ClaimedTurn>, StoreError> {
     let mut claimed = Claimed {
@@ -132,6 +136,7 @@ async fn decode(
         busy: false,
         next_due: None,
     };
+    let mut told = None;
     for row in &rows {
         claimed.busy |= column::<Option<bool>>(row, "busy")?.unwrap_or(false);
         let next_due: Option<i64> = column(row, "next_due_ms")?;
@@ -143,16 +148,21 @@ async fn decode(
             tracing::warn!(target: "steadfast", dropped, "dropped queue messages of orchestrations that nobody started");
         }
         if column::<Option<i64>>(row, "instance_key")?.is_none() {
+            told = Some(row);
             continue;
         }
-        match decode_turn(store, group, claim, row).await {
+        match decode_turn(store, group, terms.claim, row).await {
             Ok(Some(turn)) => claimed.items.push((None, turn)),
             Ok(None) => {}
             Err(error) => {
                 tracing::error!(target: "steadfast", %error, "a claimed instance could not be handed over");
-                give_back_row(store, group, claim, row)?;
+                give_back_row(store, group, terms.claim, row)?;
             }
         }
+    }
+    if !terms.direct {
+        let waiting = claimed.items.len() < seats;
+        claimed.look_again(store.turn_floors.looked(group, told, waiting)?);
     }
     metrics::counter!("steadfast_claimed_items_total", "queue" => Queue::Turns.name())
         .increment(claimed.items.len() as u64);

@@ -83,7 +83,11 @@ impl Claimer for WorkClaimer {
     }
 
     fn params(store: &Store, group: &WorkGroup, seats: &[String], terms: &ClaimTerms, retry: bool) -> Params {
-        params(group, seats, terms, retry).big(store.cache().owner())
+        let (since_us, known) = store.work_floors.terms(group);
+        params(group, seats, terms, retry)
+            .big(store.cache().owner())
+            .big_opt(since_us)
+            .maybe_byteas(known)
     }
 
     async fn decode(
@@ -93,7 +97,7 @@ impl Claimer for WorkClaimer {
         terms: &ClaimTerms,
         rows: Vec<Row>,
     ) -> Result<Claimed<ClaimedWork>, StoreError> {
-        decode(store, group, seats, terms.claim, &rows).await
+        decode(store, group, seats, terms, &rows).await
     }
 
     async fn give_back(&self, items: Vec<ClaimedWork>) {
@@ -133,7 +137,7 @@ async fn decode(
     store: &Arc<Store>,
     group: &WorkGroup,
     seats: &[String],
-    claim: i64,
+    terms: &ClaimTerms,
     rows: &[Row],
 ) -> Result<Claimed<ClaimedWork>, StoreError> {
     let mut claimed = Claimed {
@@ -146,6 +150,7 @@ async fn decode(
     for (n, owner) in seats.iter().enumerate().rev() {
         places.entry(index_key(owner.as_bytes())).or_default().push(n);
     }
+    let mut told = None;
     for row in rows {
         claimed.busy |= column::<Option<bool>>(row, "busy")?.unwrap_or(false);
         let next_due: Option<i64> = column(row, "next_due_ms")?;
@@ -153,9 +158,10 @@ async fn decode(
             .map(|ms| Duration::from_millis(ms.max(0).unsigned_abs()))
             .or(claimed.next_due);
         if column::<Option<i64>>(row, "instance_key")?.is_none() {
+            told = Some(row);
             continue;
         }
-        let work = match decode_work(store, group, claim, row).await {
+        let work = match decode_work(store, group, terms.claim, row).await {
             Ok(Some(work)) => work,
             Ok(None) => continue,
             // The others are not held up by one; its lease gives it back.
@@ -176,6 +182,10 @@ async fn decode(
                 .took(&seats[n], Duration::from_millis(lease_ms.unsigned_abs()));
         }
         claimed.items.push((seat, work));
+    }
+    if !terms.direct {
+        let waiting = claimed.items.len() < seats.len();
+        claimed.look_again(store.work_floors.looked(group, told, waiting)?);
     }
     metrics::counter!("steadfast_claimed_items_total", "queue" => Queue::Work.name())
         .increment(claimed.items.len() as u64);

@@ -1,0 +1,189 @@
+//! Where a claim begins to look into its queue.
+//!
+//! A row that was taken stays in the index until PostgreSQL may remove it, and as long as any transaction in the database is
+//! open, it may not: then each look passes over everything that was ever taken. So where a look took long, the next ones
+//! begin where it found the first live row.
+//!
+//! Invariant: this decides when a row is found, never whether. What becomes due in front of the floor (a transaction that
+//! committed long after its rows were due, a claim that was rolled back) is found by the next look at all the queue. Such
+//! looks take a fiftieth of the time while there is plenty to do, a fifth while somebody waits, and are at most
+//! [`LONGEST`] apart.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Row;
+use tokio_postgres::types::FromSqlOwned;
+
+use super::error::StoreError;
+use super::store::column;
+
+/// Longest time between two looks at all of a queue.
+const LONGEST: Duration = Duration::from_secs(10);
+/// The same while somebody waits.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// A look at all the queue takes one part in so many of the time.
+const SHARE: u32 = 50;
+/// The same while somebody waits.
+const WAIT_SHARE: u32 = 5;
+
+/// The floors of one queue, for each group of waiters: they see different rows.
+pub(crate) struct Floors<G, K> {
+    floors: Mutex<HashMap<G, Floor<K>>>,
+}
+
+struct Floor<K> {
+    /// Microseconds of the epoch, by the database's clock.
+    since_us: i64,
+    /// Tags or lanes that there are.
+    known: Vec<K>,
+    /// The last look at all the queue: when it ended, and how long it took.
+    looked_at: Instant,
+    look: Duration,
+    /// Two such looks took long, one after the other: one may have been the first of its connection.
+    confirmed: bool,
+    whole_again: Instant,
+}
+
+/// What a look that took long, or that did not begin at the beginning, says of itself.
+struct Seen<K> {
+    since_us: i64,
+    look: Duration,
+    /// `None`: it did not look at all the queue.
+    known: Option<Vec<K>>,
+}
+
+impl<G: Clone + Eq + Hash, K: Clone + FromSqlOwned> Floors<G, K> {
+    pub(crate) fn new() -> Self {
+        Self {
+            floors: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Where to begin, and the tags or lanes to look at; `None`: everywhere, at all of them.
+    pub(crate) fn terms(&self, group: &G) -> (Option<i64>, Option<Vec<K>>) {
+        let now = Instant::now();
+        match self.lock().get_mut(group) {
+            Some(floor) if floor.confirmed && now < floor.whole_again => {
+                (Some(floor.since_us), Some(floor.known.clone()))
+            }
+            Some(floor) => {
+                // This one looks at everything; those beside it need not.
+                floor.whole_again = now + LONGEST_WAIT;
+                (None, None)
+            }
+            None => (None, None),
+        }
+    }
+
+    /// Takes what a look says in its row without an item; one that says nothing has looked at all the queue, and quickly.
+    /// `waiting`: it did not serve everybody; then another look may find more, in front of the floor, after what is returned.
+    pub(crate) fn looked(&self, group: &G, row: Option<&Row>, waiting: bool) -> Result<Option<Duration>, StoreError> {
+        let times: Option<(i64, i64)> = match row {
+            Some(row) => column::<Option<i64>>(row, "since_us")?.zip(column(row, "look_us")?),
+            None => None,
+        };
+        let Some((row, (since_us, look_us))) = row.zip(times) else {
+            self.lock().remove(group);
+            return Ok(None);
+        };
+        let seen = Seen {
+            since_us,
+            look: Duration::from_micros(look_us.max(0).unsigned_abs()),
+            known: column(row, "known")?,
+        };
+        Ok(self.note(group, seen, waiting, Instant::now()))
+    }
+
+    fn note(&self, group: &G, seen: Seen<K>, waiting: bool, now: Instant) -> Option<Duration> {
+        let mut floors = self.lock();
+        if let Some(known) = seen.known {
+            let floor = Floor {
+                since_us: seen.since_us,
+                known,
+                looked_at: now,
+                look: seen.look,
+                confirmed: floors.contains_key(group),
+                whole_again: now + (seen.look * SHARE).min(LONGEST),
+            };
+            floors.insert(group.clone(), floor);
+            return None;
+        }
+        let Some(floor) = floors.get_mut(group) else {
+            // Another look has found the queue quick in the meantime.
+            return waiting.then_some(Duration::ZERO);
+        };
+        floor.since_us = floor.since_us.max(seen.since_us);
+        if !waiting {
+            return None;
+        }
+        let soon = floor.looked_at + (floor.look * WAIT_SHARE).min(LONGEST_WAIT);
+        floor.whole_again = floor.whole_again.min(soon);
+        Some(floor.whole_again.saturating_duration_since(now))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<G, Floor<K>>> {
+        self.floors.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test says so when it fails")]
+
+    use super::*;
+
+    fn whole(since_us: i64, look_ms: u64) -> Seen<i64> {
+        Seen {
+            since_us,
+            look: Duration::from_millis(look_ms),
+            known: Some(vec![0, 7]),
+        }
+    }
+
+    #[test]
+    fn two_slow_looks_set_the_floor_until_the_next_whole_one() {
+        let floors = Floors::<u8, i64>::new();
+        assert_eq!(floors.terms(&1), (None, None));
+        let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
+        assert_eq!(floors.note(&1, whole(1000, 20), true, long_ago), None);
+        assert_eq!(floors.terms(&1), (None, None), "one may be an accident");
+        assert_eq!(floors.note(&1, whole(1000, 20), true, long_ago), None);
+        assert_eq!(
+            floors.terms(&1),
+            (None, None),
+            "a second for twenty milliseconds has passed"
+        );
+        assert_eq!(
+            floors.terms(&1),
+            (Some(1000), Some(vec![0, 7])),
+            "one whole look at a time"
+        );
+        assert_eq!(floors.terms(&2), (None, None), "others see other rows");
+    }
+
+    #[test]
+    fn a_floor_rises_only_and_whoever_waits_is_served_sooner() {
+        let floors = Floors::<u8, i64>::new();
+        let now = Instant::now();
+        floors.note(&1, whole(1000, 100), false, now);
+        floors.note(&1, whole(1000, 100), false, now);
+        let part = |since_us| Seen {
+            known: None,
+            ..whole(since_us, 0)
+        };
+        for (since_us, then) in [(900, 1000), (2000, 2000), (1500, 2000)] {
+            assert_eq!(floors.note(&1, part(since_us), false, now), None);
+            assert_eq!(floors.terms(&1).0, Some(then));
+        }
+        assert_eq!(
+            floors.note(&1, part(0), true, now),
+            Some(Duration::from_millis(500)),
+            "five times as long as it took"
+        );
+        let later = now + Duration::from_secs(1);
+        assert_eq!(floors.note(&1, part(0), true, later), Some(Duration::ZERO));
+    }
+}
