@@ -39,8 +39,8 @@ DECLARE
     v_rows     bigint := 0;        -- rows of the page that were looked at
     v_want     integer;
     -- A clock that has been set back puts what arrives now behind where an earlier look ended.
-    v_since    timestamptz := coalesce(least(timestamptz 'epoch' + p_since_us * interval '1 microsecond',
-                                             v_now - interval '500 milliseconds'), '-infinity');
+    v_since    timestamptz := CASE WHEN p_since_us IS NULL THEN '-infinity'
+        ELSE least(timestamptz 'epoch' + p_since_us * interval '1 microsecond', v_now - interval '500 milliseconds') END;
     v_some     bigint[];           -- lanes to look at; NULL: all
     v_known    bigint[];
     v_head_at  timestamptz;
