@@ -43,6 +43,7 @@ DECLARE
     v_next   bigint;
     v_found  integer := 0;
     v_tell   boolean;
+    v_floor  timestamptz;
 BEGIN
     -- A retry waits for an original that is still running.
     v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0)) IS NULL;
@@ -90,7 +91,7 @@ BEGIN
     v_look := extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
     v_tell := p_since_us IS NOT NULL OR v_look > 4000;
     -- What commits later than it says it is due is seen by the next look at all the queue.
-    v_since := least(v_dues[1], v_now - interval '500 milliseconds');
+    v_floor := least(v_dues[1], v_now - interval '500 milliseconds');
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
         FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
@@ -120,7 +121,7 @@ BEGIN
           INTO v_busy, v_next FROM (
             SELECT n.available_at AS at FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
                 SELECT w.available_at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
-                  AND (p_since_us IS NULL OR w.available_at >= v_since)
+                  AND w.available_at >= v_since
                 ORDER BY w.available_at LIMIT 1) n
             UNION ALL
             SELECT s.at FROM sf_session_next_due(v_now, p_tags, p_owners) AS s(at)) d;
@@ -129,7 +130,7 @@ BEGIN
     IF v_found < p_limit OR v_tell THEN
         RETURN QUERY SELECT NULL::bigint, NULL::bigint, NULL::text, NULL::bigint, NULL::bigint, NULL::integer,
             NULL::bytea, NULL::boolean, NULL::bytea, NULL::boolean, v_next, v_busy,
-            CASE WHEN v_tell THEN (extract(epoch FROM v_since) * 1000000)::bigint END, CASE WHEN v_tell THEN v_look END,
+            CASE WHEN v_tell THEN (extract(epoch FROM v_floor) * 1000000)::bigint END, CASE WHEN v_tell THEN v_look END,
             CASE WHEN v_tell AND p_since_us IS NULL THEN v_tags END;
     END IF;
 END $$;

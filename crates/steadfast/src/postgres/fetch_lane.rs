@@ -89,6 +89,8 @@ pub(crate) struct ClaimTerms {
     pub(crate) claim: i64,
     /// Of a claim of what a call makes, and nothing else.
     pub(crate) direct: bool,
+    /// Somebody may not wait for another look: this one begins at the beginning.
+    pub(crate) whole: bool,
 }
 
 impl ClaimTerms {
@@ -97,6 +99,7 @@ impl ClaimTerms {
             batch_id: Uuid::new_v4(),
             claim: random_id(),
             direct,
+            whole: false,
         }
     }
 }
@@ -351,7 +354,8 @@ impl<C: Claimer> FetchLane<C> {
             (_, true) => Ok(Claimed::again()),
             (None, _) => Err(StoreError::Closed),
             (Some(store), _) => {
-                let terms = ClaimTerms::new(false);
+                let mut terms = ClaimTerms::new(false);
+                terms.whole = self.any_at_once(&ids);
                 let params = C::params(&store, &look.group, &seats, &terms, false);
                 let answer = store.pipe.call(C::FUNCTION, &params).await;
                 Self::taken(&store, &look.group, &seats, &terms, answer).await
@@ -367,6 +371,11 @@ impl<C: Claimer> FetchLane<C> {
         let (ids, seats): (Vec<WaiterId>, Vec<C::Seat>) = look.waiters.iter().filter_map(seat).unzip();
         look.waiters.clone_from(&ids);
         (ids, seats)
+    }
+
+    fn any_at_once(&self, ids: &[WaiterId]) -> bool {
+        let state = self.lock();
+        ids.iter().any(|id| state.seats.get(id).is_some_and(|s| s.at_once))
     }
 
     /// What a claim has taken, whatever became of its answer.

@@ -62,8 +62,11 @@ impl<G: Clone + Eq + Hash, K: Clone + FromSqlOwned> Floors<G, K> {
         }
     }
 
-    /// Where to begin, and the tags or lanes to look at; `None`: everywhere, at all of them.
-    pub(crate) fn terms(&self, group: &G) -> (Option<i64>, Option<Vec<K>>) {
+    /// Where to begin, and the tags or lanes to look at; `None`: everywhere, at all of them, as it must be where `whole`.
+    pub(crate) fn terms(&self, group: &G, whole: bool) -> (Option<i64>, Option<Vec<K>>) {
+        if whole {
+            return (None, None);
+        }
         let now = Instant::now();
         match self.lock().get_mut(group) {
             Some(floor) if floor.confirmed && now < floor.whole_again => {
@@ -146,22 +149,23 @@ mod tests {
     #[test]
     fn two_slow_looks_set_the_floor_until_the_next_whole_one() {
         let floors = Floors::<u8, i64>::new();
-        assert_eq!(floors.terms(&1), (None, None));
+        assert_eq!(floors.terms(&1, false), (None, None));
         let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
         assert_eq!(floors.note(&1, whole(1000, 20), true, long_ago), None);
-        assert_eq!(floors.terms(&1), (None, None), "one may be an accident");
+        assert_eq!(floors.terms(&1, false), (None, None), "one may be an accident");
         assert_eq!(floors.note(&1, whole(1000, 20), true, long_ago), None);
         assert_eq!(
-            floors.terms(&1),
+            floors.terms(&1, false),
             (None, None),
             "a second for twenty milliseconds has passed"
         );
         assert_eq!(
-            floors.terms(&1),
+            floors.terms(&1, false),
             (Some(1000), Some(vec![0, 7])),
             "one whole look at a time"
         );
-        assert_eq!(floors.terms(&2), (None, None), "others see other rows");
+        assert_eq!(floors.terms(&2, false), (None, None), "others see other rows");
+        assert_eq!(floors.terms(&1, true), (None, None), "who may not wait sees everything");
     }
 
     #[test]
@@ -176,7 +180,7 @@ mod tests {
         };
         for (since_us, then) in [(900, 1000), (2000, 2000), (1500, 2000)] {
             assert_eq!(floors.note(&1, part(since_us), false, now), None);
-            assert_eq!(floors.terms(&1).0, Some(then));
+            assert_eq!(floors.terms(&1, false).0, Some(then));
         }
         assert_eq!(
             floors.note(&1, part(0), true, now),

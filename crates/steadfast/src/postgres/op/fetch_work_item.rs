@@ -83,7 +83,7 @@ impl Claimer for WorkClaimer {
     }
 
     fn params(store: &Store, group: &WorkGroup, seats: &[String], terms: &ClaimTerms, retry: bool) -> Params {
-        let (since_us, known) = store.work_floors.terms(group);
+        let (since_us, known) = store.work_floors.terms(group, terms.whole);
         params(group, seats, terms, retry)
             .big(store.cache().owner())
             .big_opt(since_us)

@@ -2,7 +2,7 @@
 //! that the project started from.
 
 mod administration;
-mod cost;
+pub(crate) mod cost;
 mod leases;
 mod names;
 mod opening;

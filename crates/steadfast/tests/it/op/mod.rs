@@ -5,6 +5,7 @@
 mod defects;
 mod direct;
 mod doubt;
+mod floor;
 pub(crate) mod gate;
 mod returning;
 pub(crate) mod scene;

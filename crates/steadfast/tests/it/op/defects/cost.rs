@@ -7,7 +7,7 @@ use crate::op::scene::{LONG, Scene, activity, signal, start, turn, work};
 const MANY: i64 = 50_000;
 
 /// Pages touched by a statement that is rolled back.
-async fn pages(scene: &Scene, sql: &str) -> i64 {
+pub(crate) async fn pages(scene: &Scene, sql: &str) -> i64 {
     let mut client = scene.sql().await;
     let mut fewest = i64::MAX;
     // The first time reads the catalogue, and so does any after another test has changed it.

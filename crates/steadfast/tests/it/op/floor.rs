@@ -1,0 +1,121 @@
+//! Claims beside dead rows that cannot be removed, because a transaction is open elsewhere: what a look from the floor costs,
+//! and that what comes in front of the floor is found all the same.
+
+use std::time::Duration;
+
+use duroxide::providers::{Provider, TagFilter};
+use tokio_postgres::Client;
+
+use super::defects::cost::pages;
+use super::scene::{LONG, SOON, Scene, activity, start, turn, work};
+
+const DEAD: i64 = 100_000;
+/// The beginning of a look that sees next to nothing of it, in µs of the epoch.
+const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
+
+/// A database of its own, with a transaction that stays open, and dead rows that it keeps.
+async fn held() -> (Scene, Client) {
+    let scene = Scene::secluded().await;
+    scene.make("crowd").await;
+    let holder = scene.sql().await;
+    let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()";
+    holder.batch_execute(begin).await.expect("hold a transaction open");
+    let crowds = format!(
+        "INSERT INTO sf_work (instance_key, execution_id, activity_id, tag, available_at, payload)
+         SELECT 1, 1, g, '', now() - interval '1 minute', 'w' FROM generate_series(1, {DEAD}) g;
+         DELETE FROM sf_work;
+         INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
+         SELECT 'crowd', now() - interval '1 minute', 7, 'm' FROM generate_series(1, {DEAD}) g;
+         DELETE FROM sf_inbox;
+         INSERT INTO sf_turn (instance_key, lane, available_at)
+         SELECT -g, 0, now() - interval '1 minute' FROM generate_series(1, {DEAD}) g;
+         DELETE FROM sf_turn"
+    );
+    scene.sql().await.batch_execute(&crowds).await.expect("make a crowd");
+    (scene, holder)
+}
+
+#[tokio::test]
+async fn a_look_from_the_floor_passes_no_dead_rows() {
+    let (scene, holder) = held().await;
+    for (whole, part) in [
+        (
+            "SELECT * FROM sf_fetch_work_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 0, 1)".to_owned(),
+            format!(
+                "SELECT * FROM sf_fetch_work_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 0, 1, {NOW}, '{{\"\"}}')"
+            ),
+        ),
+        (
+            "SELECT * FROM sf_fetch_orchestration_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 1, '{}', 1000,
+                 1000000)"
+                .to_owned(),
+            format!(
+                "SELECT * FROM sf_fetch_orchestration_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 1, '{{}}', 1000,
+                     1000000, {NOW}, '{{0}}')"
+            ),
+        ),
+    ] {
+        let (whole, part) = (pages(&scene, &whole).await, pages(&scene, &part).await);
+        assert!(whole > 500, "the dead rows are in the way: {whole} pages");
+        assert!(part < 100, "{part} pages from the floor, {whole} altogether");
+    }
+    drop(holder);
+    scene.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_activity_in_front_of_the_floor_is_found() {
+    let (scene, holder) = held().await;
+    let provider = &*scene.provider;
+    // Two looks that take long raise the floor.
+    for id in 10..16 {
+        provider.enqueue_for_worker(activity("crowd", id)).await.expect("queue");
+        work(provider, LONG).await;
+    }
+    // As of a transaction that committed long after its rows were due.
+    let late = "INSERT INTO sf_work (instance_key, execution_id, activity_id, tag, available_at, payload)
+        SELECT i.instance_key, 1, 99, '', now() - interval '10 minutes', convert_to($1, 'UTF8')
+        FROM sf_instance i WHERE i.instance_id = 'crowd'";
+    let payload = serde_json::to_string(&activity("crowd", 99)).expect("an item");
+    let sql = scene.sql().await;
+    sql.execute(late, &[&payload]).await.expect("commit late");
+    work(provider, LONG).await;
+    sql.execute(late, &[&payload]).await.expect("commit late");
+    let at_once = provider
+        .fetch_work_item(LONG, Duration::ZERO, None, &TagFilter::default())
+        .await;
+    assert!(at_once.expect("fetch").is_some(), "who may not wait sees everything");
+    drop(holder);
+    scene.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_in_front_of_the_floor_is_found() {
+    let (scene, holder) = held().await;
+    let provider = &*scene.provider;
+    let mut tokens = Vec::new();
+    for n in 0..6 {
+        let id = format!("i{n}");
+        provider
+            .enqueue_for_orchestrator(start(&id), None)
+            .await
+            .expect("start");
+        let (instance, token, _) = turn(provider, LONG).await;
+        assert_eq!(instance, id);
+        tokens.push(token);
+    }
+    // Given back, its messages are as old as they were.
+    let old = "UPDATE sf_message SET visible_at = visible_at - interval '10 minutes'";
+    scene.sql().await.batch_execute(old).await.expect("age the messages");
+    for token in &tokens {
+        let given = provider.abandon_orchestration_item(token, None, true).await;
+        given.expect("give back");
+    }
+    for _ in &tokens[1..] {
+        turn(provider, SOON).await;
+    }
+    let at_once = provider.fetch_orchestration_item(LONG, Duration::ZERO, None).await;
+    assert!(at_once.expect("fetch").is_some(), "who may not wait sees everything");
+    drop(holder);
+    scene.close().await;
+}
