@@ -326,8 +326,8 @@ async fn network(url: &str) -> Result<()> {
         for slots in [2usize, 8, 32, 128] {
             let workload = Workload::open(&proxy.url, Slots::both(slots)).await?;
             workload.warm_up().await?;
-            let count = (if delay_ms >= 10 { 2 } else { 10 }) * slots.max(8);
-            let took = workload.fan_outs(count).await?;
+            let count = (if delay_ms >= 10 { 6 } else { 20 }) * slots.max(8);
+            let took = workload.fan_outs_at_once(count, 2 * slots).await?;
             let mut alone: Vec<f64> = Vec::new();
             for _ in 0..5 {
                 alone.push(workload.fan_outs(1).await?.as_secs_f64() * 1000.0);

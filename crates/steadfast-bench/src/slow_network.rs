@@ -74,7 +74,10 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) 
     };
     let writing = async move {
         while let Some((at, bytes)) = queue.recv().await {
-            tokio::time::sleep_until(at).await;
+            // A timer rings a millisecond late.
+            if at > Instant::now() {
+                tokio::time::sleep_until(at).await;
+            }
             if to.write_all(&bytes).await.is_err() {
                 break;
             }

@@ -11,6 +11,7 @@ use duroxide::providers::Provider;
 use duroxide::runtime::registry::ActivityRegistry;
 use duroxide::runtime::{Runtime, RuntimeOptions};
 use duroxide::{ActivityContext, Client, OrchestrationContext, OrchestrationRegistry, OrchestrationStatus};
+use futures_util::StreamExt;
 use steadfast::embedded::EmbeddedProvider;
 use steadfast::feed::Level;
 use steadfast::postgres::PostgresProvider;
@@ -142,6 +143,19 @@ impl Workload {
                 other => bail!("{id} ended as {other:?}"),
             }
         }
+        Ok(begun.elapsed())
+    }
+
+    /// As [`fan_outs`](Self::fan_outs), with so many under way at a time, each waited for by somebody of its own: where a look
+    /// at one takes long, looking at one after the other would be what is measured.
+    pub(crate) async fn fan_outs_at_once(&self, count: usize, at_once: usize) -> Result<Duration> {
+        let begun = Instant::now();
+        let all = (0..count).map(|_| self.fan_outs(1));
+        let done: Vec<Result<Duration>> = futures_util::stream::iter(all)
+            .buffer_unordered(at_once)
+            .collect()
+            .await;
+        done.into_iter().collect::<Result<Vec<_>>>()?;
         Ok(begun.elapsed())
     }
 

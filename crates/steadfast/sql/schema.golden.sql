@@ -588,6 +588,22 @@ BEGIN
     SELECT array_agg(g.key), array_agg(g.work_id), array_agg(g.owner) INTO keys, works, owners FROM given g;
 END $$;
 
+CREATE FUNCTION steadfast_golden.sf_claim_starts(p_ids text[], p_now timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    INSERT INTO sf_instance (instance_id)
+    SELECT n.instance_id FROM (
+        SELECT s.instance_id FROM unnest(p_ids) AS u(id) CROSS JOIN LATERAL (
+            -- Nor has it got one since: whoever deletes that waits for our ticket, and we for him.
+            SELECT x.instance_id FROM sf_inbox x
+            WHERE x.instance_id >= u.id AND (x.instance_id, x.visible_at) <= (u.id, p_now) AND x.kind IN (1, 2)
+              AND (SELECT true FROM sf_instance i WHERE i.instance_id = u.id) IS NULL
+            ORDER BY x.instance_id, x.visible_at, x.message_id LIMIT 1 FOR UPDATE SKIP LOCKED) s
+        ORDER BY s.instance_id) n
+    ON CONFLICT DO NOTHING;
+END $$;
+
 CREATE FUNCTION steadfast_golden.sf_claimed_turns(p_keys bigint[], p_claim bigint, p_owner bigint, p_evicted bigint[], p_max_bytes bigint) RETURNS TABLE(instance_key bigint, instance_id text, orchestration_name bytea, orchestration_version bytea, execution_id bigint, history_revision bigint, last_event_id bigint, cached boolean, attempt_count integer, message_ids bigint[], messages bytea[], events bytea[], kv_keys bytea[], kv_values bytea[], kv_at_ms bigint[])
     LANGUAGE plpgsql
     AS $$
@@ -1163,9 +1179,7 @@ DECLARE
     v_page     integer := 8 + 6 * p_limit;   -- small at first: mostly the head serves everybody
     v_rows     bigint := 0;        -- rows of the page that were looked at
     v_want     integer;
-    -- A clock that has been set back puts what arrives now behind where an earlier look ended.
-    v_since    timestamptz := CASE WHEN p_since_us IS NULL THEN '-infinity'
-        ELSE least(timestamptz 'epoch' + p_since_us * interval '1 microsecond', v_now - interval '500 milliseconds') END;
+    v_since    timestamptz := sf_look_since(v_now, p_since_us);
     v_some     bigint[];           -- lanes to look at; NULL: all
     v_known    bigint[];
     v_head_at  timestamptz;
@@ -1183,7 +1197,6 @@ DECLARE
     v_held     boolean;            -- some of the head are held elsewhere
     v_closed   boolean;
     v_dropped  bigint := 0;
-    v_parked   bigint := 0;
     v_next_ms  bigint;
     v_tell     boolean := false;
 BEGIN
@@ -1252,17 +1265,7 @@ BEGIN
               FROM sf_inbox_head(v_now, v_page, v_want + v_wide, p_min_version, p_max_version, v_at, v_id, v_except) h;
             v_look_us := v_look_us + extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
             IF cardinality(v_new) > 0 THEN
-                -- A new instance has no row to lock: its start message is the ticket.
-                INSERT INTO sf_instance (instance_id)
-                SELECT n.instance_id FROM (
-                    SELECT s.instance_id FROM unnest(v_new) AS u(id) CROSS JOIN LATERAL (
-                        -- Nor has it got one since: whoever deletes that waits for our ticket, and we for him.
-                        SELECT x.instance_id FROM sf_inbox x
-                        WHERE x.instance_id >= u.id AND (x.instance_id, x.visible_at) <= (u.id, v_now) AND x.kind IN (1, 2)
-                          AND (SELECT true FROM sf_instance i WHERE i.instance_id = u.id) IS NULL
-                        ORDER BY x.instance_id, x.visible_at, x.message_id LIMIT 1 FOR UPDATE SKIP LOCKED) s
-                    ORDER BY s.instance_id) n
-                ON CONFLICT DO NOTHING;
+                PERFORM sf_claim_starts(v_new, v_now);
             END IF;
             v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
                               ORDER BY i.instance_key + 0 FOR NO KEY UPDATE SKIP LOCKED);
@@ -1309,25 +1312,17 @@ BEGIN
         IF v_crowded THEN
             -- A whole page did not serve this caller: move what nobody of his kind can take out of everybody's way,
             -- many at a time, for what is due behind it waits.
-            v_parked := sf_inbox_park(v_now, greatest(v_page, 4096), p_min_version, p_max_version);
-            v_busy := v_busy OR v_parked > 0;
+            v_busy := sf_inbox_park(v_now, greatest(v_page, 4096), p_min_version, p_max_version) > 0 OR v_busy;
         END IF;
         IF cardinality(v_keys) < p_limit AND NOT v_busy THEN
             -- Due already: scheduled by somebody else since step 1, or held by him. Worth another look.
-            SELECT coalesce(min(d.at) <= v_now, false), ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)
-              INTO v_busy, v_next_ms FROM (
-                SELECT l.head_at AS at FROM sf_turn_lanes(v_since, v_some) l
-                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
-                UNION ALL
-                (SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at > v_now ORDER BY x.visible_at LIMIT 1)) d;
-            v_next_ms := CASE WHEN NOT v_busy THEN v_next_ms END;
+            v_next_at := sf_turn_next_due(v_now, v_since, v_some, p_min_version, p_max_version);
+            v_busy := coalesce(v_next_at <= v_now, false);
+            v_next_ms := CASE WHEN NOT v_busy THEN ceil(extract(epoch FROM v_next_at - clock_timestamp()) * 1000) END;
         END IF;
         v_tell := p_since_us IS NOT NULL OR v_look_us > 4000;
-        IF v_tell THEN
-            -- What commits later than it says it is due is seen by the next look at all the queue.
-            v_since := least(v_head_at, v_now - interval '500 milliseconds', (
-                SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at >= v_since ORDER BY x.visible_at LIMIT 1));
-        END IF;
+        v_since := CASE WHEN v_tell THEN least(v_head_at, v_now - interval '500 milliseconds', (
+            SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at >= v_since ORDER BY x.visible_at LIMIT 1)) END;
     END IF;
 
     IF cardinality(v_keys) = 0 OR v_tell THEN
@@ -1357,9 +1352,7 @@ CREATE FUNCTION steadfast_golden.sf_fetch_work_item(p_batch_id uuid, p_retry boo
 DECLARE
     v_now    timestamptz := clock_timestamp();
     v_until  timestamptz := v_now + p_lease_ms * interval '1 millisecond';
-    -- A clock that has been set back puts what is queued now behind where an earlier look ended.
-    v_since  timestamptz := CASE WHEN p_since_us IS NULL THEN '-infinity'
-        ELSE least(timestamptz 'epoch' + p_since_us * interval '1 microsecond', v_now - interval '500 milliseconds') END;
+    v_since  timestamptz := sf_look_since(v_now, p_since_us);
     v_begun  timestamptz := v_now;
     v_tags   bytea[] := p_tags;
     v_look   bigint;
@@ -1874,6 +1867,16 @@ BEGIN
     RETURN ARRAY(SELECT w.work_id FROM unnest(o_key, o_work) AS o(key, work_id)
                  JOIN sf_work w ON w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
                  ORDER BY o.key, o.work_id FOR UPDATE OF w SKIP LOCKED);
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_look_since(p_now timestamp with time zone, p_since_us bigint) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE
+    AS $$
+BEGIN
+    IF p_since_us IS NULL THEN
+        RETURN '-infinity';
+    END IF;
+    RETURN least(timestamptz 'epoch' + p_since_us * interval '1 microsecond', p_now - interval '500 milliseconds');
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_poll_due() RETURNS TABLE(turn_due_ms bigint, work_due_ms bigint)
@@ -2479,6 +2482,18 @@ BEGIN
         v_lane := lane;
         RETURN NEXT;
     END LOOP;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_turn_next_due(p_now timestamp with time zone, p_since timestamp with time zone, p_lanes bigint[], p_min_version bigint, p_max_version bigint) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE
+    AS $$
+BEGIN
+    RETURN (
+        SELECT min(d.at) FROM (
+            SELECT l.head_at AS at FROM sf_turn_lanes(p_since, p_lanes) l
+            WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
+            UNION ALL
+            (SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at > p_now ORDER BY x.visible_at LIMIT 1)) d);
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_turn_reschedule(p_keys bigint[], p_now timestamp with time zone) RETURNS void

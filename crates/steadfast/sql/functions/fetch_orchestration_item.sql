@@ -38,9 +38,7 @@ DECLARE
     v_page     integer := 8 + 6 * p_limit;   -- small at first: mostly the head serves everybody
     v_rows     bigint := 0;        -- rows of the page that were looked at
     v_want     integer;
-    -- A clock that has been set back puts what arrives now behind where an earlier look ended.
-    v_since    timestamptz := CASE WHEN p_since_us IS NULL THEN '-infinity'
-        ELSE least(timestamptz 'epoch' + p_since_us * interval '1 microsecond', v_now - interval '500 milliseconds') END;
+    v_since    timestamptz := sf_look_since(v_now, p_since_us);
     v_some     bigint[];           -- lanes to look at; NULL: all
     v_known    bigint[];
     v_head_at  timestamptz;
@@ -58,7 +56,6 @@ DECLARE
     v_held     boolean;            -- some of the head are held elsewhere
     v_closed   boolean;
     v_dropped  bigint := 0;
-    v_parked   bigint := 0;
     v_next_ms  bigint;
     v_tell     boolean := false;
 BEGIN
@@ -127,17 +124,7 @@ BEGIN
               FROM sf_inbox_head(v_now, v_page, v_want + v_wide, p_min_version, p_max_version, v_at, v_id, v_except) h;
             v_look_us := v_look_us + extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
             IF cardinality(v_new) > 0 THEN
-                -- A new instance has no row to lock: its start message is the ticket.
-                INSERT INTO sf_instance (instance_id)
-                SELECT n.instance_id FROM (
-                    SELECT s.instance_id FROM unnest(v_new) AS u(id) CROSS JOIN LATERAL (
-                        -- Nor has it got one since: whoever deletes that waits for our ticket, and we for him.
-                        SELECT x.instance_id FROM sf_inbox x
-                        WHERE x.instance_id >= u.id AND (x.instance_id, x.visible_at) <= (u.id, v_now) AND x.kind IN (1, 2)
-                          AND (SELECT true FROM sf_instance i WHERE i.instance_id = u.id) IS NULL
-                        ORDER BY x.instance_id, x.visible_at, x.message_id LIMIT 1 FOR UPDATE SKIP LOCKED) s
-                    ORDER BY s.instance_id) n
-                ON CONFLICT DO NOTHING;
+                PERFORM sf_claim_starts(v_new, v_now);
             END IF;
             v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_id = ANY (v_ids)
                               ORDER BY i.instance_key + 0 FOR NO KEY UPDATE SKIP LOCKED);
@@ -184,25 +171,17 @@ BEGIN
         IF v_crowded THEN
             -- A whole page did not serve this caller: move what nobody of his kind can take out of everybody's way,
             -- many at a time, for what is due behind it waits.
-            v_parked := sf_inbox_park(v_now, greatest(v_page, 4096), p_min_version, p_max_version);
-            v_busy := v_busy OR v_parked > 0;
+            v_busy := sf_inbox_park(v_now, greatest(v_page, 4096), p_min_version, p_max_version) > 0 OR v_busy;
         END IF;
         IF cardinality(v_keys) < p_limit AND NOT v_busy THEN
             -- Due already: scheduled by somebody else since step 1, or held by him. Worth another look.
-            SELECT coalesce(min(d.at) <= v_now, false), ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)
-              INTO v_busy, v_next_ms FROM (
-                SELECT l.head_at AS at FROM sf_turn_lanes(v_since, v_some) l
-                WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
-                UNION ALL
-                (SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at > v_now ORDER BY x.visible_at LIMIT 1)) d;
-            v_next_ms := CASE WHEN NOT v_busy THEN v_next_ms END;
+            v_next_at := sf_turn_next_due(v_now, v_since, v_some, p_min_version, p_max_version);
+            v_busy := coalesce(v_next_at <= v_now, false);
+            v_next_ms := CASE WHEN NOT v_busy THEN ceil(extract(epoch FROM v_next_at - clock_timestamp()) * 1000) END;
         END IF;
         v_tell := p_since_us IS NOT NULL OR v_look_us > 4000;
-        IF v_tell THEN
-            -- What commits later than it says it is due is seen by the next look at all the queue.
-            v_since := least(v_head_at, v_now - interval '500 milliseconds', (
-                SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at >= v_since ORDER BY x.visible_at LIMIT 1));
-        END IF;
+        v_since := CASE WHEN v_tell THEN least(v_head_at, v_now - interval '500 milliseconds', (
+            SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at >= v_since ORDER BY x.visible_at LIMIT 1)) END;
     END IF;
 
     IF cardinality(v_keys) = 0 OR v_tell THEN

@@ -28,9 +28,7 @@ SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SE
 DECLARE
     v_now    timestamptz := clock_timestamp();
     v_until  timestamptz := v_now + p_lease_ms * interval '1 millisecond';
-    -- A clock that has been set back puts what is queued now behind where an earlier look ended.
-    v_since  timestamptz := CASE WHEN p_since_us IS NULL THEN '-infinity'
-        ELSE least(timestamptz 'epoch' + p_since_us * interval '1 microsecond', v_now - interval '500 milliseconds') END;
+    v_since  timestamptz := sf_look_since(v_now, p_since_us);
     v_begun  timestamptz := v_now;
     v_tags   bytea[] := p_tags;
     v_look   bigint;

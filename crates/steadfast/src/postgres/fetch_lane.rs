@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use tokio_postgres::Row;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use super::error::StoreError;
 use super::exchange::Targets;
@@ -20,11 +19,13 @@ use super::lane::Hand;
 use super::listen::{Hints, Queue};
 use super::params::Params;
 use super::store::{Store, later};
-use crate::history_cache::random_id;
 use crate::wake::{Found, Look, Moment, WaiterId, Wake};
 
 mod along;
+mod claim;
 mod returning;
+
+pub(crate) use claim::{ClaimTerms, Claimed};
 
 use returning::Returning;
 
@@ -81,54 +82,6 @@ pub(crate) trait Claimer: Send + Sync + Sized + 'static {
 
 /// An item in the hands of a caller: its row, and the claim.
 pub(crate) type Mark = (i64, i64);
-
-/// Identity of one claim, fixed before it is sent.
-pub(crate) struct ClaimTerms {
-    pub(crate) batch_id: Uuid,
-    /// Marks what it takes: the fence of the tokens.
-    pub(crate) claim: i64,
-    /// Of a claim of what a call makes, and nothing else.
-    pub(crate) direct: bool,
-    /// Somebody may not wait for another look: this one begins at the beginning.
-    pub(crate) whole: bool,
-}
-
-impl ClaimTerms {
-    fn new(direct: bool) -> Self {
-        Self {
-            batch_id: Uuid::new_v4(),
-            claim: random_id(),
-            direct,
-            whole: false,
-        }
-    }
-}
-
-/// What a claim brought.
-pub(crate) struct Claimed<I> {
-    pub(crate) items: Vec<(Option<usize>, I)>,
-    /// Something is held by somebody else for a moment.
-    pub(crate) busy: bool,
-    pub(crate) next_due: Option<Duration>,
-}
-
-impl<I> Claimed<I> {
-    /// There may be more than was looked at, which a look so much later finds.
-    pub(crate) fn look_again(&mut self, later: Option<Duration>) {
-        if let Some(later) = later {
-            self.next_due = Some(self.next_due.map_or(later, |due| due.min(later)));
-        }
-    }
-
-    /// Nothing was looked at: worth another look.
-    fn again() -> Self {
-        Self {
-            items: Vec::new(),
-            busy: true,
-            next_due: None,
-        }
-    }
-}
 
 type Answer<I> = Result<Option<I>, StoreError>;
 

@@ -29,6 +29,7 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "batch_open",
     "claim_instances",
     "claim_sessions",
+    "claim_starts",
     "claimed_turns",
     "cleanup_orphaned_sessions",
     "deletable_instances",
@@ -62,6 +63,7 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "list_instances",
     "lock_cancelled",
     "lock_work",
+    "look_since",
     "poll_due",
     "prunable_instances",
     "prune_executions",
@@ -82,6 +84,7 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "touch_sessions",
     "transfer_state",
     "turn_lanes",
+    "turn_next_due",
     "turn_reschedule",
     "work_tags",
 );
