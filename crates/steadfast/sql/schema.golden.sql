@@ -1413,7 +1413,13 @@ BEGIN
     v_look := extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
     v_tell := p_since_us IS NOT NULL OR v_look > 4000;
     -- What commits later than it says it is due is seen by the next look at all the queue.
-    v_floor := least(v_dues[1], v_now - interval '500 milliseconds');
+    IF v_tell THEN
+        -- Of all that is there: what is locked by a call that will take something else is not in v_dues.
+        v_floor := least(v_now - interval '500 milliseconds', (
+            SELECT min(n.at) FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+                SELECT w.available_at AS at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
+                  AND w.available_at >= v_since ORDER BY w.available_at LIMIT 1) n));
+    END IF;
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
         FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
@@ -2514,7 +2520,9 @@ BEGIN
     -- arrives.
     UPDATE sf_turn t SET claim = NULL, leased_at = NULL, lease_ms = NULL,
            lane = CASE WHEN n.unstarted AND n.start_at IS NULL THEN -1 ELSE coalesce(i.replay_version, 0) END,
-           available_at = CASE WHEN n.unstarted AND n.start_at IS NOT NULL THEN n.start_at ELSE n.due_at END
+           -- Not in the past: a claim may begin its look half a second ago (sf_look_since).
+           available_at = greatest(CASE WHEN n.unstarted AND n.start_at IS NOT NULL THEN n.start_at ELSE n.due_at END,
+                                   p_now - interval '250 milliseconds')
     FROM sf_instance i CROSS JOIN LATERAL (
         SELECT i.orchestration_name IS NULL
                AND (SELECT true FROM sf_event e WHERE e.instance_key = i.instance_key LIMIT 1) IS NULL AS unstarted,

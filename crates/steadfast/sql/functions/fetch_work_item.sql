@@ -89,7 +89,13 @@ BEGIN
     v_look := extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
     v_tell := p_since_us IS NOT NULL OR v_look > 4000;
     -- What commits later than it says it is due is seen by the next look at all the queue.
-    v_floor := least(v_dues[1], v_now - interval '500 milliseconds');
+    IF v_tell THEN
+        -- Of all that is there: what is locked by a call that will take something else is not in v_dues.
+        v_floor := least(v_now - interval '500 milliseconds', (
+            SELECT min(n.at) FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+                SELECT w.available_at AS at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
+                  AND w.available_at >= v_since ORDER BY w.available_at LIMIT 1) n));
+    END IF;
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
         FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;

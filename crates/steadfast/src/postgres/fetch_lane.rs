@@ -307,7 +307,7 @@ impl<C: Claimer> FetchLane<C> {
             (_, true) => Ok(Claimed::again()),
             (None, _) => Err(StoreError::Closed),
             (Some(store), _) => {
-                let mut terms = ClaimTerms::new(false);
+                let mut terms = ClaimTerms::new(true);
                 terms.whole = self.any_at_once(&ids);
                 let params = C::params(&store, &look.group, &seats, &terms, false);
                 let answer = store.pipe.call(C::FUNCTION, &params).await;
@@ -348,7 +348,9 @@ impl<C: Claimer> FetchLane<C> {
             }
             other => (other?, false),
         };
-        let mut claimed = C::decode(store, group, seats, terms, rows).await?;
+        let mut terms = terms.clone();
+        terms.looks &= !repeated;
+        let mut claimed = C::decode(store, group, seats, &terms, rows).await?;
         // A repeated call only asks what the first one claimed: where that never ran, nobody has looked.
         claimed.busy |= repeated;
         Ok(claimed)

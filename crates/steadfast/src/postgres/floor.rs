@@ -6,8 +6,7 @@
 //!
 //! Invariant: this decides when a row is found, never whether. What becomes due in front of the floor (a transaction that
 //! committed long after its rows were due, a claim that was rolled back) is found by the next look at all the queue. Such
-//! looks take a fiftieth of the time while there is plenty to do, a fifth while somebody waits, and are at most
-//! [`LONGEST`] apart.
+//! looks take a fiftieth of the time and are at most [`LONGEST`] apart, and where somebody waits, 2 seconds and a fifth.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -18,12 +17,15 @@ use tokio_postgres::Row;
 use tokio_postgres::types::FromSqlOwned;
 
 use super::error::StoreError;
+use super::fetch_lane::ClaimTerms;
 use super::store::column;
 
 /// Longest time between two looks at all of a queue.
 const LONGEST: Duration = Duration::from_secs(10);
-/// The same while somebody waits.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// Shortest one on behalf of somebody who waits: a queue in which nothing happens is hardly looked at.
+const SHORTEST_WAIT: Duration = Duration::from_secs(2);
+/// Groups of one lane; callers that vary their terms must not make this grow.
+const GROUPS: usize = 64;
 /// A look at all the queue takes one part in so many of the time.
 const SHARE: u32 = 50;
 /// The same while somebody waits.
@@ -39,7 +41,7 @@ struct Floor<K> {
     since_us: i64,
     /// Tags or lanes that there are.
     known: Vec<K>,
-    /// The last look at all the queue: when it ended, and how long it took.
+    /// The last look at all the queue: when it ended, or began if it is under way, and how long one took.
     looked_at: Instant,
     look: Duration,
     /// Two such looks took long, one after the other: one may have been the first of its connection.
@@ -50,6 +52,8 @@ struct Floor<K> {
 /// What a look that took long, or that did not begin at the beginning, says of itself.
 struct Seen<K> {
     since_us: i64,
+    /// Where it began.
+    began_us: i64,
     look: Duration,
     /// `None`: it did not look at all the queue.
     known: Option<Vec<K>>,
@@ -63,27 +67,41 @@ impl<G: Clone + Eq + Hash, K: Clone + FromSqlOwned> Floors<G, K> {
     }
 
     /// Where to begin, and the tags or lanes to look at; `None`: everywhere, at all of them, as it must be where `whole`.
-    pub(crate) fn terms(&self, group: &G, whole: bool) -> (Option<i64>, Option<Vec<K>>) {
-        if whole {
+    pub(crate) fn terms(&self, group: &G, terms: &ClaimTerms) -> (Option<i64>, Option<Vec<K>>) {
+        let Some((since_us, known)) = self.begin(group, terms.whole) else {
             return (None, None);
+        };
+        // Set once: a claim is sent once.
+        let _ = terms.since_us.set(since_us);
+        (Some(since_us), Some(known))
+    }
+
+    fn begin(&self, group: &G, whole: bool) -> Option<(i64, Vec<K>)> {
+        if whole {
+            return None;
         }
         let now = Instant::now();
         match self.lock().get_mut(group) {
-            Some(floor) if floor.confirmed && now < floor.whole_again => {
-                (Some(floor.since_us), Some(floor.known.clone()))
-            }
+            Some(floor) if floor.confirmed && now < floor.whole_again => Some((floor.since_us, floor.known.clone())),
             Some(floor) => {
                 // This one looks at everything; those beside it need not.
-                floor.whole_again = now + LONGEST_WAIT;
-                (None, None)
+                floor.looked_at = now;
+                floor.whole_again = now + LONGEST;
+                None
             }
-            None => (None, None),
+            None => None,
         }
     }
 
     /// Takes what a look says in its row without an item; one that says nothing has looked at all the queue, and quickly.
     /// `waiting`: it did not serve everybody; then another look may find more, in front of the floor, after what is returned.
-    pub(crate) fn looked(&self, group: &G, row: Option<&Row>, waiting: bool) -> Result<Option<Duration>, StoreError> {
+    pub(crate) fn looked(
+        &self,
+        group: &G,
+        terms: &ClaimTerms,
+        row: Option<&Row>,
+        waiting: bool,
+    ) -> Result<Option<Duration>, StoreError> {
         let times: Option<(i64, i64)> = match row {
             Some(row) => column::<Option<i64>>(row, "since_us")?.zip(column(row, "look_us")?),
             None => None,
@@ -96,6 +114,7 @@ impl<G: Clone + Eq + Hash, K: Clone + FromSqlOwned> Floors<G, K> {
             since_us,
             look: Duration::from_micros(look_us.max(0).unsigned_abs()),
             known: column(row, "known")?,
+            began_us: terms.since_us.get().copied().unwrap_or(i64::MIN),
         };
         Ok(self.note(group, seen, waiting, Instant::now()))
     }
@@ -111,6 +130,9 @@ impl<G: Clone + Eq + Hash, K: Clone + FromSqlOwned> Floors<G, K> {
                 confirmed: floors.contains_key(group),
                 whole_again: now + (seen.look * SHARE).min(LONGEST),
             };
+            if floors.len() >= GROUPS {
+                floors.clear();
+            }
             floors.insert(group.clone(), floor);
             return None;
         }
@@ -118,11 +140,14 @@ impl<G: Clone + Eq + Hash, K: Clone + FromSqlOwned> Floors<G, K> {
             // Another look has found the queue quick in the meantime.
             return waiting.then_some(Duration::ZERO);
         };
-        floor.since_us = floor.since_us.max(seen.since_us);
+        // A look at everything may have found rows in front of where this one began: they are not passed over again.
+        if seen.began_us <= floor.since_us {
+            floor.since_us = floor.since_us.max(seen.since_us);
+        }
         if !waiting {
             return None;
         }
-        let soon = floor.looked_at + (floor.look * WAIT_SHARE).min(LONGEST_WAIT);
+        let soon = floor.looked_at + (floor.look * WAIT_SHARE).clamp(SHORTEST_WAIT, LONGEST);
         floor.whole_again = floor.whole_again.min(soon);
         Some(floor.whole_again.saturating_duration_since(now))
     }
@@ -141,6 +166,7 @@ mod tests {
     fn whole(since_us: i64, look_ms: u64) -> Seen<i64> {
         Seen {
             since_us,
+            began_us: i64::MIN,
             look: Duration::from_millis(look_ms),
             known: Some(vec![0, 7]),
         }
@@ -149,23 +175,23 @@ mod tests {
     #[test]
     fn two_slow_looks_set_the_floor_until_the_next_whole_one() {
         let floors = Floors::<u8, i64>::new();
-        assert_eq!(floors.terms(&1, false), (None, None));
+        assert_eq!(floors.begin(&1, false), None);
         let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
         assert_eq!(floors.note(&1, whole(1000, 20), true, long_ago), None);
-        assert_eq!(floors.terms(&1, false), (None, None), "one may be an accident");
+        assert_eq!(floors.begin(&1, false), None, "one may be an accident");
         assert_eq!(floors.note(&1, whole(1000, 20), true, long_ago), None);
         assert_eq!(
-            floors.terms(&1, false),
-            (None, None),
+            floors.begin(&1, false),
+            None,
             "a second for twenty milliseconds has passed"
         );
         assert_eq!(
-            floors.terms(&1, false),
-            (Some(1000), Some(vec![0, 7])),
+            floors.begin(&1, false),
+            Some((1000, vec![0, 7])),
             "one whole look at a time"
         );
-        assert_eq!(floors.terms(&2, false), (None, None), "others see other rows");
-        assert_eq!(floors.terms(&1, true), (None, None), "who may not wait sees everything");
+        assert_eq!(floors.begin(&2, false), None, "others see other rows");
+        assert_eq!(floors.begin(&1, true), None, "who may not wait sees everything");
     }
 
     #[test]
@@ -180,14 +206,22 @@ mod tests {
         };
         for (since_us, then) in [(900, 1000), (2000, 2000), (1500, 2000)] {
             assert_eq!(floors.note(&1, part(since_us), false, now), None);
-            assert_eq!(floors.terms(&1, false).0, Some(then));
+            assert_eq!(floors.begin(&1, false).unwrap().0, then);
         }
         assert_eq!(
             floors.note(&1, part(0), true, now),
-            Some(Duration::from_millis(500)),
-            "five times as long as it took"
+            Some(Duration::from_secs(2)),
+            "and not after fifty times as long as it took"
         );
-        let later = now + Duration::from_secs(1);
+        // A look at everything has found something old, and more of it may be left.
+        floors.note(&1, whole(500, 100), false, now);
+        let beside = Seen {
+            began_us: 2000,
+            ..part(3000)
+        };
+        floors.note(&1, beside, false, now);
+        assert_eq!(floors.begin(&1, false).unwrap().0, 500);
+        let later = now + Duration::from_secs(3);
         assert_eq!(floors.note(&1, part(0), true, later), Some(Duration::ZERO));
     }
 }

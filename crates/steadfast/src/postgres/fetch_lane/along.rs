@@ -62,13 +62,15 @@ impl<C: Claimer> FetchLane<C> {
         let (ids, mut seats) = self.seats_of(&mut look);
         returning.truncate(look.returning);
         seats.append(&mut returning);
+        let mut terms = ClaimTerms::new(targets.is_none());
+        terms.whole = self.any_at_once(&ids);
         Box::new(Along {
             lane: Arc::clone(self),
             store,
             look,
             ids,
             seats,
-            terms: ClaimTerms::new(targets.is_some()),
+            terms,
             targets,
             made: 0,
         })

@@ -2,6 +2,7 @@
 //!
 //! Invariant: the terms are fixed before the claim is sent, so that whoever asks again asks for the same.
 
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use uuid::Uuid;
@@ -9,23 +10,27 @@ use uuid::Uuid;
 use crate::history_cache::random_id;
 
 /// Identity of one claim, fixed before it is sent.
+#[derive(Clone)]
 pub(crate) struct ClaimTerms {
     pub(crate) batch_id: Uuid,
     /// Marks what it takes: the fence of the tokens.
     pub(crate) claim: i64,
-    /// Of a claim of what a call makes, and nothing else.
-    pub(crate) direct: bool,
+    /// It looks at the queue; not so a claim of just what a call makes, and one that only asks what was claimed.
+    pub(crate) looks: bool,
     /// Somebody may not wait for another look: this one begins at the beginning.
     pub(crate) whole: bool,
+    /// Where it begins, if not there.
+    pub(crate) since_us: OnceLock<i64>,
 }
 
 impl ClaimTerms {
-    pub(super) fn new(direct: bool) -> Self {
+    pub(super) fn new(looks: bool) -> Self {
         Self {
             batch_id: Uuid::new_v4(),
             claim: random_id(),
-            direct,
+            looks,
             whole: false,
+            since_us: OnceLock::new(),
         }
     }
 }

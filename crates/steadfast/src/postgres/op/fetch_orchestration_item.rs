@@ -75,7 +75,10 @@ impl Claimer for TurnClaimer {
     }
 
     fn params(store: &Store, group: &TurnGroup, seats: &[()], terms: &ClaimTerms, retry: bool) -> Params {
-        let (since_us, known) = store.turn_floors.terms(group, terms.whole);
+        let (since_us, known) = match retry {
+            true => (None, None),
+            false => store.turn_floors.terms(group, terms),
+        };
         params(store, group, seats.len(), terms, retry)
             .big_opt(since_us)
             .maybe_bigs(known)
@@ -160,9 +163,9 @@ async fn decode(
             }
         }
     }
-    if !terms.direct {
+    if terms.looks {
         let waiting = claimed.items.len() < seats;
-        claimed.look_again(store.turn_floors.looked(group, told, waiting)?);
+        claimed.look_again(store.turn_floors.looked(group, terms, told, waiting)?);
     }
     metrics::counter!("steadfast_claimed_items_total", "queue" => Queue::Turns.name())
         .increment(claimed.items.len() as u64);

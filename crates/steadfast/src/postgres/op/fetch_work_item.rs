@@ -83,7 +83,10 @@ impl Claimer for WorkClaimer {
     }
 
     fn params(store: &Store, group: &WorkGroup, seats: &[String], terms: &ClaimTerms, retry: bool) -> Params {
-        let (since_us, known) = store.work_floors.terms(group, terms.whole);
+        let (since_us, known) = match retry {
+            true => (None, None),
+            false => store.work_floors.terms(group, terms),
+        };
         params(group, seats, terms, retry)
             .big(store.cache().owner())
             .big_opt(since_us)
@@ -183,9 +186,9 @@ async fn decode(
         }
         claimed.items.push((seat, work));
     }
-    if !terms.direct {
+    if terms.looks {
         let waiting = claimed.items.len() < seats.len();
-        claimed.look_again(store.work_floors.looked(group, told, waiting)?);
+        claimed.look_again(store.work_floors.looked(group, terms, told, waiting)?);
     }
     metrics::counter!("steadfast_claimed_items_total", "queue" => Queue::Work.name())
         .increment(claimed.items.len() as u64);

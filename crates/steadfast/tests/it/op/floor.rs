@@ -74,12 +74,18 @@ async fn an_activity_in_front_of_the_floor_is_found() {
     }
     // As of a transaction that committed long after its rows were due.
     let late = "INSERT INTO sf_work (instance_key, execution_id, activity_id, tag, available_at, payload)
-        SELECT i.instance_key, 1, 99, '', now() - interval '10 minutes', convert_to($1, 'UTF8')
-        FROM sf_instance i WHERE i.instance_id = 'crowd'";
+        SELECT i.instance_key, 1, g, '', now() - interval '10 minutes', convert_to($1, 'UTF8')
+        FROM sf_instance i, generate_series(100, 119) g WHERE i.instance_id = 'crowd'";
     let payload = serde_json::to_string(&activity("crowd", 99)).expect("an item");
     let sql = scene.sql().await;
     sql.execute(late, &[&payload]).await.expect("commit late");
-    work(provider, LONG).await;
+    // Those who come for one at a time do not pass over the others.
+    let all = async {
+        for _ in 0..20 {
+            work(provider, LONG).await;
+        }
+    };
+    tokio::time::timeout(SOON, all).await.expect("all of them in time");
     sql.execute(late, &[&payload]).await.expect("commit late");
     let at_once = provider
         .fetch_work_item(LONG, Duration::ZERO, None, &TagFilter::default())
@@ -111,6 +117,9 @@ async fn a_turn_in_front_of_the_floor_is_found() {
         let given = provider.abandon_orchestration_item(token, None, true).await;
         given.expect("give back");
     }
+    // As of a transaction that committed long after its rows were due.
+    let old = "UPDATE sf_turn SET available_at = available_at - interval '10 minutes'";
+    scene.sql().await.batch_execute(old).await.expect("age the turns");
     for _ in &tokens[1..] {
         turn(provider, SOON).await;
     }
