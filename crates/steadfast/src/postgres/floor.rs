@@ -20,6 +20,9 @@ use super::error::StoreError;
 use super::fetch_lane::ClaimTerms;
 use super::store::column;
 
+/// So many looks must have taken long, one after the other: one may be the first of its connection, and any of them may have had
+/// to wait for a busy machine.
+const SLOW_LOOKS: u32 = 8;
 /// Longest time between two looks at all of a queue.
 const LONGEST: Duration = Duration::from_secs(10);
 /// Shortest one on behalf of somebody who waits: a queue in which nothing happens is hardly looked at.
@@ -44,8 +47,8 @@ struct Floor<K> {
     /// The last look at all the queue: when it ended, or began if it is under way, and how long one took.
     looked_at: Instant,
     look: Duration,
-    /// Two such looks took long, one after the other: one may have been the first of its connection.
-    confirmed: bool,
+    /// How many such looks took long, one after the other.
+    slow_looks: u32,
     whole_again: Instant,
 }
 
@@ -82,7 +85,9 @@ impl<G: Clone + Eq + Hash, K: Clone + FromSqlOwned> Floors<G, K> {
         }
         let now = Instant::now();
         match self.lock().get_mut(group) {
-            Some(floor) if floor.confirmed && now < floor.whole_again => Some((floor.since_us, floor.known.clone())),
+            Some(floor) if floor.slow_looks >= SLOW_LOOKS && now < floor.whole_again => {
+                Some((floor.since_us, floor.known.clone()))
+            }
             Some(floor) => {
                 // This one looks at everything; those beside it need not.
                 floor.looked_at = now;
@@ -127,7 +132,7 @@ impl<G: Clone + Eq + Hash, K: Clone + FromSqlOwned> Floors<G, K> {
                 known,
                 looked_at: now,
                 look: seen.look,
-                confirmed: floors.contains_key(group),
+                slow_looks: floors.get(group).map_or(0, |floor| floor.slow_looks).saturating_add(1),
                 whole_again: now + (seen.look * SHARE).min(LONGEST),
             };
             if floors.len() >= GROUPS {
@@ -173,13 +178,14 @@ mod tests {
     }
 
     #[test]
-    fn two_slow_looks_set_the_floor_until_the_next_whole_one() {
+    fn slow_looks_set_the_floor_until_the_next_whole_one() {
         let floors = Floors::<u8, i64>::new();
         assert_eq!(floors.begin(&1, false), None);
         let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
-        assert_eq!(floors.note(&1, whole(1000, 20), true, long_ago), None);
-        assert_eq!(floors.begin(&1, false), None, "one may be an accident");
-        assert_eq!(floors.note(&1, whole(1000, 20), true, long_ago), None);
+        for _ in 0..SLOW_LOOKS {
+            assert_eq!(floors.begin(&1, false), None, "it may be an accident");
+            assert_eq!(floors.note(&1, whole(1000, 20), true, long_ago), None);
+        }
         assert_eq!(
             floors.begin(&1, false),
             None,
@@ -198,8 +204,9 @@ mod tests {
     fn a_floor_rises_only_and_whoever_waits_is_served_sooner() {
         let floors = Floors::<u8, i64>::new();
         let now = Instant::now();
-        floors.note(&1, whole(1000, 100), false, now);
-        floors.note(&1, whole(1000, 100), false, now);
+        for _ in 0..SLOW_LOOKS {
+            floors.note(&1, whole(1000, 100), false, now);
+        }
         let part = |since_us| Seen {
             known: None,
             ..whole(since_us, 0)

@@ -67,8 +67,8 @@ async fn a_look_from_the_floor_passes_no_dead_rows() {
 async fn an_activity_in_front_of_the_floor_is_found() {
     let (scene, holder) = held().await;
     let provider = &*scene.provider;
-    // Two looks that take long raise the floor.
-    for id in 10..16 {
+    // Looks that take long, one after the other, raise the floor.
+    for id in 10..26 {
         provider.enqueue_for_worker(activity("crowd", id)).await.expect("queue");
         work(provider, LONG).await;
     }
@@ -100,7 +100,7 @@ async fn a_turn_in_front_of_the_floor_is_found() {
     let (scene, holder) = held().await;
     let provider = &*scene.provider;
     let mut tokens = Vec::new();
-    for n in 0..6 {
+    for n in 0..16 {
         let id = format!("i{n}");
         provider
             .enqueue_for_orchestrator(start(&id), None)
