@@ -339,17 +339,17 @@ impl<C: Claimer> FetchLane<C> {
         terms: &ClaimTerms,
         answer: Result<Vec<Row>, StoreError>,
     ) -> Result<Claimed<C::Item>, StoreError> {
+        let mut terms = terms.clone();
         let (rows, repeated) = match answer {
             // It may have claimed for us: ask for exactly that, as long as the leases can last.
             Err(error) if error.is_in_doubt() => {
-                let params = C::params(store, group, seats, terms, true);
+                terms.looks = false;
+                let params = C::params(store, group, seats, &terms, true);
                 let give_up = later(C::lease(group));
                 (store.pipe.call_until(C::FUNCTION, &params, give_up).await?, true)
             }
             other => (other?, false),
         };
-        let mut terms = terms.clone();
-        terms.looks &= !repeated;
         let mut claimed = C::decode(store, group, seats, &terms, rows).await?;
         // A repeated call only asks what the first one claimed: where that never ran, nobody has looked.
         claimed.busy |= repeated;

@@ -69,9 +69,10 @@ impl<G: Clone + Eq + Hash, K: Clone + FromSqlOwned> Floors<G, K> {
         }
     }
 
-    /// Where to begin, and the tags or lanes to look at; `None`: everywhere, at all of them, as it must be where `whole`.
+    /// Where to begin, and the tags or lanes to look at; `None`: everywhere, at all of them, as it must be where `whole`, and where
+    /// the call does not look but asks.
     pub(crate) fn terms(&self, group: &G, terms: &ClaimTerms) -> (Option<i64>, Option<Vec<K>>) {
-        let Some((since_us, known)) = self.begin(group, terms.whole) else {
+        let Some((since_us, known)) = self.begin(group, terms.whole || !terms.looks) else {
             return (None, None);
         };
         // Set once: a claim is sent once.

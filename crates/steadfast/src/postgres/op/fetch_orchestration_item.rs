@@ -75,10 +75,7 @@ impl Claimer for TurnClaimer {
     }
 
     fn params(store: &Store, group: &TurnGroup, seats: &[()], terms: &ClaimTerms, retry: bool) -> Params {
-        let (since_us, known) = match retry {
-            true => (None, None),
-            false => store.turn_floors.terms(group, terms),
-        };
+        let (since_us, known) = store.turn_floors.terms(group, terms);
         params(store, group, seats.len(), terms, retry)
             .big_opt(since_us)
             .maybe_bigs(known)

@@ -83,10 +83,7 @@ impl Claimer for WorkClaimer {
     }
 
     fn params(store: &Store, group: &WorkGroup, seats: &[String], terms: &ClaimTerms, retry: bool) -> Params {
-        let (since_us, known) = match retry {
-            true => (None, None),
-            false => store.work_floors.terms(group, terms),
-        };
+        let (since_us, known) = store.work_floors.terms(group, terms);
         params(group, seats, terms, retry)
             .big(store.cache().owner())
             .big_opt(since_us)
