@@ -113,7 +113,9 @@ async fn deaf(safety: Duration) -> Vec<String> {
     let scene = scene().await;
     let faults = Faults::new();
     faults.lose_hints(true);
+    let name = format!("deaf {}", scene.schema);
     let reader = crate::op::scene::builder(&crate::harness::database_url(), &scene.schema)
+        .application_name(&name)
         .faults(faults)
         .long_poll(LongPoll {
             fallback_poll_interval: safety,
@@ -122,18 +124,34 @@ async fn deaf(safety: Duration) -> Vec<String> {
     let feed = reader.open_feed().await.expect("open the feed");
     let mut poller = ChangePoller::new(&feed);
     let mut events = Vec::new();
-    // Until its listener has connected: that is a reason to look.
-    for _ in 0..4 {
+    // Until it is known to listen, it has reasons of its own to look.
+    let listening = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+        WHERE l.locktype = 'advisory' AND l.mode = 'ShareLock' AND l.granted AND a.application_name = $1";
+    while scene.number(listening, &[&name]).await == 0 {
+        events.extend(drain(&mut poller).await.expect("read"));
+        poller.wait(Duration::from_millis(100)).await;
+    }
+    for _ in 0..2 {
         events.extend(drain(&mut poller).await.expect("read"));
         poller.wait(Duration::from_millis(500)).await;
     }
     events.extend(drain(&mut poller).await.expect("read"));
-    append(scene.provider.as_ref(), "unheard", 1..=1).await;
+    // It waits already when the event is written: whoever begins to wait looks first.
     let patience = tokio::time::timeout(Duration::from_secs(4), async {
-        poller.wait(Duration::from_secs(3600)).await;
-        drain(&mut poller).await.expect("read")
+        loop {
+            poller.wait(Duration::from_secs(3600)).await;
+            let heard = drain(&mut poller).await.expect("read");
+            if !heard.is_empty() {
+                return heard;
+            }
+        }
     });
-    events.extend(patience.await.unwrap_or_default());
+    let write = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        append(scene.provider.as_ref(), "unheard", 1..=1).await;
+    };
+    let (heard, ()) = tokio::join!(patience, write);
+    events.extend(heard.unwrap_or_default());
     feed.close().await;
     scene.close().await;
     judge(seen(events), &[("unheard", 1)])

@@ -43,8 +43,22 @@ async fn work_pages(scene: &Scene) -> i64 {
     pages(scene, sql).await
 }
 
-/// Pages touched once the table is vacuumed, which other tests' transactions may hinder for a moment.
+/// Waits until no transaction is open, in any database of the server, that was open when it was called: another test's
+/// keeps the dead rows of this one.
+async fn nobody_remembers(scene: &Scene) {
+    let now = scene.number("SELECT pg_current_xact_id()::text::bigint", &[]).await;
+    let oldest = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint";
+    let began = std::time::Instant::now();
+    while scene.number(oldest, &[]).await <= now {
+        let waited = began.elapsed();
+        assert!(waited.as_secs() < 120, "a transaction is open since {waited:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
+/// Pages touched once the table is vacuumed, which other tests' snapshots may hinder for a moment.
 async fn vacuumed_pages(scene: &Scene, sql: &str, enough: i64) -> i64 {
+    nobody_remembers(scene).await;
     let mut fewest = i64::MAX;
     for _ in 0..20 {
         let vacuumed = scene.sql().await.batch_execute("VACUUM sf_inbox").await;
@@ -172,6 +186,7 @@ async fn defect_07_messages_of_a_locked_instance_cost_nothing() {
         .enqueue_for_orchestrator(start("next"), None)
         .await
         .expect("start");
+    nobody_remembers(&scene).await;
     let soon = turn_pages(&scene).await;
     println!("at once, before any vacuum: {soon} pages");
     assert!(soon < 1_000, "{soon} pages");
