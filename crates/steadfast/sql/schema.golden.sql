@@ -1183,8 +1183,7 @@ DECLARE
     v_some     bigint[];           -- lanes to look at; NULL: all
     v_known    bigint[];
     v_head_at  timestamptz;
-    v_begun    timestamptz;
-    v_look_us  bigint := 0;
+    v_read     bigint := sf_look_read(false);
     v_at       timestamptz := v_since;
     v_id       bigint := 0;
     v_next_at  timestamptz;
@@ -1220,15 +1219,13 @@ BEGIN
         -- 1. Scheduling rows that are due: leases that ended, delays that passed, routed backlog.
         -- Where some of the head are held elsewhere, a second and wider look passes over them.
         FOR v_look IN 0..1 LOOP
-            v_begun := clock_timestamp();
             SELECT coalesce(array_agg(m.lane) FILTER (WHERE m.mine AND m.head_at <= v_now), '{}'),
                    coalesce(v_known, array_agg(m.lane) || 0::bigint),
                    least(v_head_at, min(m.head_at) FILTER (WHERE m.mine))
               INTO v_lanes, v_known, v_head_at
               FROM (SELECT l.lane, l.head_at, l.lane = 0 OR p_min_version IS NULL
                            OR l.lane BETWEEN p_min_version AND p_max_version AS mine
-                    FROM sf_turn_lanes(v_since, v_some) l) m;
-            v_look_us := v_look_us + extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
+                    FROM sf_turn_heads(v_since, v_now, v_some) l) m;
             EXIT WHEN cardinality(v_lanes) = 0;
             v_want := p_limit - cardinality(v_keys);
             v_due := ARRAY(
@@ -1259,11 +1256,9 @@ BEGIN
         FOR v_look IN 1..16 LOOP
             v_want := p_limit - cardinality(v_keys);
             EXIT WHEN v_want <= 0;
-            v_begun := clock_timestamp();
             SELECT h.rows_seen, h.last_at, h.last_id, h.ready, h.ready_new, v_dropped + h.dropped
               INTO v_rows, v_next_at, v_next_id, v_ids, v_new, v_dropped
               FROM sf_inbox_head(v_now, v_page, v_want + v_wide, p_min_version, p_max_version, v_at, v_id, v_except) h;
-            v_look_us := v_look_us + extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
             IF cardinality(v_new) > 0 THEN
                 PERFORM sf_claim_starts(v_new, v_now);
             END IF;
@@ -1306,6 +1301,7 @@ BEGIN
                 v_id := v_next_id;
             END IF;
         END LOOP;
+        v_tell := p_since_us IS NOT NULL OR sf_look_read(false) - v_read > 1000 + 10 * p_limit;
         IF cardinality(v_keys) > 0 THEN
             v_keys := sf_route_claimed(v_keys, v_again, p_claim, v_now, p_max_messages, p_max_bytes);
         END IF;
@@ -1320,16 +1316,17 @@ BEGIN
             v_busy := coalesce(v_next_at <= v_now, false);
             v_next_ms := CASE WHEN NOT v_busy THEN ceil(extract(epoch FROM v_next_at - clock_timestamp()) * 1000) END;
         END IF;
-        v_tell := p_since_us IS NOT NULL OR v_look_us > 4000;
-        v_since := CASE WHEN v_tell THEN least(v_head_at, v_now - interval '500 milliseconds', (
-            SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at >= v_since ORDER BY x.visible_at LIMIT 1)) END;
+        v_since := CASE WHEN v_tell THEN least(v_head_at, sf_look_recent(v_now), (
+            SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at BETWEEN v_since AND sf_look_recent(v_now)
+            ORDER BY x.visible_at LIMIT 1)) END;
     END IF;
 
     IF cardinality(v_keys) = 0 OR v_tell THEN
         RETURN QUERY SELECT NULL::bigint, NULL::text, NULL::bytea, NULL::bytea, NULL::bigint, NULL::bigint,
             NULL::bigint, NULL::boolean, NULL::integer, NULL::bigint[], NULL::bytea[], NULL::bytea[], NULL::bytea[],
             NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_dropped,
-            CASE WHEN v_tell THEN (extract(epoch FROM v_since) * 1000000)::bigint END, CASE WHEN v_tell THEN v_look_us END,
+            CASE WHEN v_tell THEN (extract(epoch FROM v_since) * 1000000)::bigint END,
+            CASE WHEN v_tell THEN (extract(epoch FROM clock_timestamp() - v_now) * 1000000)::bigint END,
             CASE WHEN v_tell AND p_since_us IS NULL THEN v_known END;
     END IF;
     IF cardinality(v_keys) = 0 THEN
@@ -1353,9 +1350,8 @@ DECLARE
     v_now    timestamptz := clock_timestamp();
     v_until  timestamptz := v_now + p_lease_ms * interval '1 millisecond';
     v_since  timestamptz := sf_look_since(v_now, p_since_us);
-    v_begun  timestamptz := v_now;
+    v_read   bigint := sf_look_read(true);
     v_tags   bytea[] := p_tags;
-    v_look   bigint;
     v_keys   bigint[] := '{}';
     v_works  bigint[] := '{}';
     v_dues   timestamptz[];
@@ -1373,7 +1369,6 @@ BEGIN
     IF v_closed AND NOT p_retry THEN
         RETURN;
     END IF;
-    v_begun := clock_timestamp();
     IF v_tags IS NULL AND p_since_us IS NOT NULL THEN
         v_tags := ARRAY(SELECT DISTINCT u.tag FROM unnest(p_known || ''::bytea) AS u(tag));
     ELSIF v_tags IS NULL THEN
@@ -1410,15 +1405,14 @@ BEGIN
            SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
            WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at BETWEEN v_since AND v_now
            ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
-    v_look := extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
-    v_tell := p_since_us IS NOT NULL OR v_look > 4000;
+    v_tell := p_since_us IS NOT NULL OR sf_look_read(true) - v_read > 1000 + 10 * p_limit;
     -- What commits later than it says it is due is seen by the next look at all the queue.
     IF v_tell THEN
         -- Of all that is there: what is locked by a call that will take something else is not in v_dues.
-        v_floor := least(v_now - interval '500 milliseconds', (
+        v_floor := least(sf_look_recent(v_now), (
             SELECT min(n.at) FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
                 SELECT w.available_at AS at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
-                  AND w.available_at >= v_since ORDER BY w.available_at LIMIT 1) n));
+                  AND w.available_at BETWEEN v_since AND sf_look_recent(v_now) ORDER BY w.available_at LIMIT 1) n));
     END IF;
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
@@ -1447,10 +1441,7 @@ BEGIN
         -- Due, and locked by a call that may take something else, or be rolled back: worth another look.
         SELECT coalesce(min(d.at) <= v_now, false), ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)
           INTO v_busy, v_next FROM (
-            SELECT n.available_at AS at FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
-                SELECT w.available_at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
-                  AND w.available_at >= v_since
-                ORDER BY w.available_at LIMIT 1) n
+            SELECT n.at FROM sf_work_next_due(v_now, v_since, v_tags) AS n(at)
             UNION ALL
             SELECT s.at FROM sf_session_next_due(v_now, p_tags, p_owners) AS s(at)) d;
         v_next := CASE WHEN NOT v_busy THEN v_next END;
@@ -1458,7 +1449,8 @@ BEGIN
     IF v_found < p_limit OR v_tell THEN
         RETURN QUERY SELECT NULL::bigint, NULL::bigint, NULL::text, NULL::bigint, NULL::bigint, NULL::integer,
             NULL::bytea, NULL::boolean, NULL::bytea, NULL::boolean, v_next, v_busy,
-            CASE WHEN v_tell THEN (extract(epoch FROM v_floor) * 1000000)::bigint END, CASE WHEN v_tell THEN v_look END,
+            CASE WHEN v_tell THEN (extract(epoch FROM v_floor) * 1000000)::bigint END,
+            CASE WHEN v_tell THEN (extract(epoch FROM clock_timestamp() - v_now) * 1000000)::bigint END,
             CASE WHEN v_tell AND p_since_us IS NULL THEN v_tags END;
     END IF;
 END $$;
@@ -1875,6 +1867,38 @@ BEGIN
                  ORDER BY o.key, o.work_id FOR UPDATE OF w SKIP LOCKED);
 END $$;
 
+CREATE FUNCTION steadfast_golden.sf_look_ahead(p_now timestamp with time zone, p_upto timestamp with time zone, p_begun timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF p_upto <= p_now THEN
+        RETURN p_now + interval '100 milliseconds';
+    ELSIF clock_timestamp() - p_begun > interval '500 microseconds' THEN
+        RETURN NULL;
+    ELSIF p_upto > p_now + interval '1 minute' THEN
+        RETURN 'infinity';
+    END IF;
+    RETURN p_now + 2 * (p_upto - p_now);
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_look_read(p_work boolean) RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    IF p_work THEN
+        RETURN pg_stat_get_xact_tuples_returned('sf_work_due'::regclass)
+             + pg_stat_get_xact_blocks_fetched('sf_work_due'::regclass) * 5;
+    END IF;
+    RETURN pg_stat_get_xact_tuples_returned('sf_turn_due'::regclass)
+         + pg_stat_get_xact_blocks_fetched('sf_turn_due'::regclass) * 5
+         + pg_stat_get_xact_tuples_returned('sf_inbox_due'::regclass)
+         + pg_stat_get_xact_blocks_fetched('sf_inbox_due'::regclass) * 5;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_look_recent(p_now timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE sql IMMUTABLE
+    AS $$ SELECT p_now - interval '200 milliseconds' $$;
+
 CREATE FUNCTION steadfast_golden.sf_look_since(p_now timestamp with time zone, p_since_us bigint) RETURNS timestamp with time zone
     LANGUAGE plpgsql STABLE
     AS $$
@@ -1882,7 +1906,7 @@ BEGIN
     IF p_since_us IS NULL THEN
         RETURN '-infinity';
     END IF;
-    RETURN least(timestamptz 'epoch' + p_since_us * interval '1 microsecond', p_now - interval '500 milliseconds');
+    RETURN least(timestamptz 'epoch' + p_since_us * interval '1 microsecond', sf_look_recent(p_now));
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_poll_due() RETURNS TABLE(turn_due_ms bigint, work_due_ms bigint)
@@ -2467,20 +2491,27 @@ BEGIN
         AND NOT EXISTS (SELECT FROM sf_quarantine);
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_turn_lanes(p_since timestamp with time zone DEFAULT NULL::timestamp with time zone, p_lanes bigint[] DEFAULT NULL::bigint[]) RETURNS TABLE(lane bigint, head_at timestamp with time zone)
+CREATE FUNCTION steadfast_golden.sf_turn_heads(p_since timestamp with time zone, p_upto timestamp with time zone, p_lanes bigint[]) RETURNS TABLE(lane bigint, head_at timestamp with time zone)
+    LANGUAGE plpgsql STABLE ROWS 4
+    AS $$
+BEGIN
+    IF p_lanes IS NULL THEN
+        RETURN QUERY SELECT l.lane, l.head_at FROM sf_turn_lanes() l;
+    ELSE
+        RETURN QUERY
+        SELECT l.id, h.at FROM unnest(p_lanes) AS l(id) CROSS JOIN LATERAL (
+            SELECT t.available_at AS at FROM sf_turn t WHERE t.lane = l.id AND t.available_at BETWEEN p_since AND p_upto
+            ORDER BY t.available_at LIMIT 1) h;
+    END IF;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_turn_lanes() RETURNS TABLE(lane bigint, head_at timestamp with time zone)
     LANGUAGE plpgsql STABLE ROWS 4
     AS $$
 #variable_conflict use_column
 DECLARE
     v_lane bigint := -1;
 BEGIN
-    IF p_lanes IS NOT NULL THEN
-        RETURN QUERY
-        SELECT l.id, h.at FROM unnest(p_lanes) AS l(id) CROSS JOIN LATERAL (
-            SELECT t.available_at AS at FROM sf_turn t WHERE t.lane = l.id AND t.available_at >= p_since
-            ORDER BY t.available_at LIMIT 1) h;
-        RETURN;
-    END IF;
     LOOP
         SELECT t.lane, t.available_at INTO lane, head_at FROM sf_turn t
         WHERE t.lane > v_lane ORDER BY t.lane, t.available_at LIMIT 1;
@@ -2493,13 +2524,27 @@ END $$;
 CREATE FUNCTION steadfast_golden.sf_turn_next_due(p_now timestamp with time zone, p_since timestamp with time zone, p_lanes bigint[], p_min_version bigint, p_max_version bigint) RETURNS timestamp with time zone
     LANGUAGE plpgsql STABLE
     AS $$
+DECLARE
+    v_begun timestamptz := clock_timestamp();
+    v_from  timestamptz := p_since;
+    v_upto  timestamptz := CASE WHEN p_since = '-infinity' THEN 'infinity' ELSE p_now END;
+    v_at    timestamptz;
 BEGIN
-    RETURN (
-        SELECT min(d.at) FROM (
-            SELECT l.head_at AS at FROM sf_turn_lanes(p_since, p_lanes) l
+    LOOP
+        SELECT min(d.at) INTO v_at FROM (
+            SELECT l.head_at AS at FROM sf_turn_heads(v_from, v_upto, p_lanes) l
             WHERE l.lane = 0 OR p_min_version IS NULL OR l.lane BETWEEN p_min_version AND p_max_version
             UNION ALL
-            (SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at > p_now ORDER BY x.visible_at LIMIT 1)) d);
+            (SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at > greatest(v_from, p_now) AND x.visible_at <= v_upto
+             ORDER BY x.visible_at LIMIT 1)) d;
+        EXIT WHEN v_at IS NOT NULL OR v_upto = 'infinity';
+        v_from := v_upto;
+        v_upto := sf_look_ahead(p_now, v_upto, v_begun);
+        IF v_upto IS NULL THEN
+            RETURN v_from;
+        END IF;
+    END LOOP;
+    RETURN v_at;
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_turn_reschedule(p_keys bigint[], p_now timestamp with time zone) RETURNS void
@@ -2520,9 +2565,9 @@ BEGIN
     -- arrives.
     UPDATE sf_turn t SET claim = NULL, leased_at = NULL, lease_ms = NULL,
            lane = CASE WHEN n.unstarted AND n.start_at IS NULL THEN -1 ELSE coalesce(i.replay_version, 0) END,
-           -- Not in the past: a claim may begin its look half a second ago (sf_look_since).
+           -- Hardly in the past: a claim may begin its look at sf_look_recent, and this is still to be committed.
            available_at = greatest(CASE WHEN n.unstarted AND n.start_at IS NOT NULL THEN n.start_at ELSE n.due_at END,
-                                   p_now - interval '250 milliseconds')
+                                   sf_look_recent(p_now) + interval '100 milliseconds')
     FROM sf_instance i CROSS JOIN LATERAL (
         SELECT i.orchestration_name IS NULL
                AND (SELECT true FROM sf_event e WHERE e.instance_key = i.instance_key LIMIT 1) IS NULL AS unstarted,
@@ -2532,6 +2577,30 @@ BEGIN
                     SELECT s.visible_at FROM sf_message s WHERE s.instance_key = i.instance_key
                     ORDER BY s.message_id LIMIT 1001) o) AS due_at) n
     WHERE t.instance_key = ANY (p_keys) AND i.instance_key = ANY (ARRAY[t.instance_key]);
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_work_next_due(p_now timestamp with time zone, p_since timestamp with time zone, p_tags bytea[]) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    v_begun timestamptz := clock_timestamp();
+    v_from  timestamptz := p_since;
+    v_upto  timestamptz := CASE WHEN p_since = '-infinity' THEN 'infinity' ELSE p_now END;
+    v_at    timestamptz;
+BEGIN
+    LOOP
+        SELECT min(n.at) INTO v_at FROM unnest(p_tags) AS t(tag) CROSS JOIN LATERAL (
+            SELECT w.available_at AS at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
+              AND w.available_at BETWEEN v_from AND v_upto
+            ORDER BY w.available_at LIMIT 1) n;
+        EXIT WHEN v_at IS NOT NULL OR v_upto = 'infinity';
+        v_from := v_upto;
+        v_upto := sf_look_ahead(p_now, v_upto, v_begun);
+        IF v_upto IS NULL THEN
+            RETURN v_from;
+        END IF;
+    END LOOP;
+    RETURN v_at;
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_work_tags(p_session bytea) RETURNS TABLE(tag bytea)

@@ -42,8 +42,7 @@ DECLARE
     v_some     bigint[];           -- lanes to look at; NULL: all
     v_known    bigint[];
     v_head_at  timestamptz;
-    v_begun    timestamptz;
-    v_look_us  bigint := 0;
+    v_read     bigint := sf_look_read(false);
     v_at       timestamptz := v_since;
     v_id       bigint := 0;
     v_next_at  timestamptz;
@@ -79,15 +78,13 @@ BEGIN
         -- 1. Scheduling rows that are due: leases that ended, delays that passed, routed backlog.
         -- Where some of the head are held elsewhere, a second and wider look passes over them.
         FOR v_look IN 0..1 LOOP
-            v_begun := clock_timestamp();
             SELECT coalesce(array_agg(m.lane) FILTER (WHERE m.mine AND m.head_at <= v_now), '{}'),
                    coalesce(v_known, array_agg(m.lane) || 0::bigint),
                    least(v_head_at, min(m.head_at) FILTER (WHERE m.mine))
               INTO v_lanes, v_known, v_head_at
               FROM (SELECT l.lane, l.head_at, l.lane = 0 OR p_min_version IS NULL
                            OR l.lane BETWEEN p_min_version AND p_max_version AS mine
-                    FROM sf_turn_lanes(v_since, v_some) l) m;
-            v_look_us := v_look_us + extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
+                    FROM sf_turn_heads(v_since, v_now, v_some) l) m;
             EXIT WHEN cardinality(v_lanes) = 0;
             v_want := p_limit - cardinality(v_keys);
             v_due := ARRAY(
@@ -118,11 +115,9 @@ BEGIN
         FOR v_look IN 1..16 LOOP
             v_want := p_limit - cardinality(v_keys);
             EXIT WHEN v_want <= 0;
-            v_begun := clock_timestamp();
             SELECT h.rows_seen, h.last_at, h.last_id, h.ready, h.ready_new, v_dropped + h.dropped
               INTO v_rows, v_next_at, v_next_id, v_ids, v_new, v_dropped
               FROM sf_inbox_head(v_now, v_page, v_want + v_wide, p_min_version, p_max_version, v_at, v_id, v_except) h;
-            v_look_us := v_look_us + extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
             IF cardinality(v_new) > 0 THEN
                 PERFORM sf_claim_starts(v_new, v_now);
             END IF;
@@ -165,6 +160,7 @@ BEGIN
                 v_id := v_next_id;
             END IF;
         END LOOP;
+        v_tell := p_since_us IS NOT NULL OR sf_look_read(false) - v_read > 1000 + 10 * p_limit;
         IF cardinality(v_keys) > 0 THEN
             v_keys := sf_route_claimed(v_keys, v_again, p_claim, v_now, p_max_messages, p_max_bytes);
         END IF;
@@ -179,16 +175,17 @@ BEGIN
             v_busy := coalesce(v_next_at <= v_now, false);
             v_next_ms := CASE WHEN NOT v_busy THEN ceil(extract(epoch FROM v_next_at - clock_timestamp()) * 1000) END;
         END IF;
-        v_tell := p_since_us IS NOT NULL OR v_look_us > 4000;
-        v_since := CASE WHEN v_tell THEN least(v_head_at, v_now - interval '500 milliseconds', (
-            SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at >= v_since ORDER BY x.visible_at LIMIT 1)) END;
+        v_since := CASE WHEN v_tell THEN least(v_head_at, sf_look_recent(v_now), (
+            SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at BETWEEN v_since AND sf_look_recent(v_now)
+            ORDER BY x.visible_at LIMIT 1)) END;
     END IF;
 
     IF cardinality(v_keys) = 0 OR v_tell THEN
         RETURN QUERY SELECT NULL::bigint, NULL::text, NULL::bytea, NULL::bytea, NULL::bigint, NULL::bigint,
             NULL::bigint, NULL::boolean, NULL::integer, NULL::bigint[], NULL::bytea[], NULL::bytea[], NULL::bytea[],
             NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_dropped,
-            CASE WHEN v_tell THEN (extract(epoch FROM v_since) * 1000000)::bigint END, CASE WHEN v_tell THEN v_look_us END,
+            CASE WHEN v_tell THEN (extract(epoch FROM v_since) * 1000000)::bigint END,
+            CASE WHEN v_tell THEN (extract(epoch FROM clock_timestamp() - v_now) * 1000000)::bigint END,
             CASE WHEN v_tell AND p_since_us IS NULL THEN v_known END;
     END IF;
     IF cardinality(v_keys) = 0 THEN

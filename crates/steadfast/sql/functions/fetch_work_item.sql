@@ -5,11 +5,13 @@
 -- p_tags: tag keys that the waiters take; NULL: any.
 -- p_owners: the session owner of each waiter, one entry per waiter; NULL: none takes session activities.
 --     `owner` of a row says which waiter must get it; NULL: any.
--- p_since_us, p_known: NULL: all the queue is looked at. Otherwise only what is due since then (µs of the epoch), but for the
---     last 500 ms, and for waiters of any tag only these: behind it are nothing but dead rows, as of an earlier look.
--- `since_us`, `look_us`, `known` (in the row without an activity, where the look took long or did not begin at the beginning):
---     where the next look may begin; how long the look took; the tags that a look at all the queue has found.
+-- p_since_us, p_known: NULL: all the queue is looked at. Otherwise only what is due since then (µs of the epoch), but for
+--     what sf_look_recent says, and for waiters of any tag only these: behind it are nothing but dead rows, as of an earlier look.
+-- `since_us`, `look_us`, `known` (in the row without an activity, where the look read much or did not begin at the beginning):
+--     where the next look may begin; how long the call took; the tags that a look at all the queue has found.
 -- p_cache_owner: the caller's history cache; `cached` says that it holds the whole history of the instance.
+--
+-- Much: over 1,000 index entries and ten for each waiter, as sf_look_read counts them.
 --
 -- Called by: op/fetch_work_item.rs.
 -- Locks: batch id; session rows by key ascending, then work rows, never waiting.
@@ -29,9 +31,8 @@ DECLARE
     v_now    timestamptz := clock_timestamp();
     v_until  timestamptz := v_now + p_lease_ms * interval '1 millisecond';
     v_since  timestamptz := sf_look_since(v_now, p_since_us);
-    v_begun  timestamptz := v_now;
+    v_read   bigint := sf_look_read(true);
     v_tags   bytea[] := p_tags;
-    v_look   bigint;
     v_keys   bigint[] := '{}';
     v_works  bigint[] := '{}';
     v_dues   timestamptz[];
@@ -49,7 +50,6 @@ BEGIN
     IF v_closed AND NOT p_retry THEN
         RETURN;
     END IF;
-    v_begun := clock_timestamp();
     IF v_tags IS NULL AND p_since_us IS NOT NULL THEN
         v_tags := ARRAY(SELECT DISTINCT u.tag FROM unnest(p_known || ''::bytea) AS u(tag));
     ELSIF v_tags IS NULL THEN
@@ -86,15 +86,14 @@ BEGIN
            SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
            WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at BETWEEN v_since AND v_now
            ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
-    v_look := extract(epoch FROM clock_timestamp() - v_begun) * 1000000;
-    v_tell := p_since_us IS NOT NULL OR v_look > 4000;
+    v_tell := p_since_us IS NOT NULL OR sf_look_read(true) - v_read > 1000 + 10 * p_limit;
     -- What commits later than it says it is due is seen by the next look at all the queue.
     IF v_tell THEN
         -- Of all that is there: what is locked by a call that will take something else is not in v_dues.
-        v_floor := least(v_now - interval '500 milliseconds', (
+        v_floor := least(sf_look_recent(v_now), (
             SELECT min(n.at) FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
                 SELECT w.available_at AS at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
-                  AND w.available_at >= v_since ORDER BY w.available_at LIMIT 1) n));
+                  AND w.available_at BETWEEN v_since AND sf_look_recent(v_now) ORDER BY w.available_at LIMIT 1) n));
     END IF;
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
@@ -123,10 +122,7 @@ BEGIN
         -- Due, and locked by a call that may take something else, or be rolled back: worth another look.
         SELECT coalesce(min(d.at) <= v_now, false), ceil(extract(epoch FROM min(d.at) - clock_timestamp()) * 1000)
           INTO v_busy, v_next FROM (
-            SELECT n.available_at AS at FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
-                SELECT w.available_at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
-                  AND w.available_at >= v_since
-                ORDER BY w.available_at LIMIT 1) n
+            SELECT n.at FROM sf_work_next_due(v_now, v_since, v_tags) AS n(at)
             UNION ALL
             SELECT s.at FROM sf_session_next_due(v_now, p_tags, p_owners) AS s(at)) d;
         v_next := CASE WHEN NOT v_busy THEN v_next END;
@@ -134,7 +130,8 @@ BEGIN
     IF v_found < p_limit OR v_tell THEN
         RETURN QUERY SELECT NULL::bigint, NULL::bigint, NULL::text, NULL::bigint, NULL::bigint, NULL::integer,
             NULL::bytea, NULL::boolean, NULL::bytea, NULL::boolean, v_next, v_busy,
-            CASE WHEN v_tell THEN (extract(epoch FROM v_floor) * 1000000)::bigint END, CASE WHEN v_tell THEN v_look END,
+            CASE WHEN v_tell THEN (extract(epoch FROM v_floor) * 1000000)::bigint END,
+            CASE WHEN v_tell THEN (extract(epoch FROM clock_timestamp() - v_now) * 1000000)::bigint END,
             CASE WHEN v_tell AND p_since_us IS NULL THEN v_tags END;
     END IF;
 END $$;

@@ -1,21 +1,13 @@
 -- sf_turn_lanes: the distinct lanes in use, without orphans (-1), and the earliest time in each, by one index probe
--- each. p_lanes: just these, and in each the earliest time from p_since on.
--- Called by: sf_fetch_orchestration_item, sf_poll_due.
+-- each.
+-- Called by: sf_turn_heads, sf_poll_due.
 -- Locks: none.  Hints: none.  Errors: none.
-CREATE OR REPLACE FUNCTION sf_turn_lanes(p_since timestamptz DEFAULT NULL, p_lanes bigint[] DEFAULT NULL)
-RETURNS TABLE (lane bigint, head_at timestamptz)
+CREATE OR REPLACE FUNCTION sf_turn_lanes() RETURNS TABLE (lane bigint, head_at timestamptz)
 LANGUAGE plpgsql STABLE ROWS 4 AS $$
 #variable_conflict use_column
 DECLARE
     v_lane bigint := -1;
 BEGIN
-    IF p_lanes IS NOT NULL THEN
-        RETURN QUERY
-        SELECT l.id, h.at FROM unnest(p_lanes) AS l(id) CROSS JOIN LATERAL (
-            SELECT t.available_at AS at FROM sf_turn t WHERE t.lane = l.id AND t.available_at >= p_since
-            ORDER BY t.available_at LIMIT 1) h;
-        RETURN;
-    END IF;
     LOOP
         SELECT t.lane, t.available_at INTO lane, head_at FROM sf_turn t
         WHERE t.lane > v_lane ORDER BY t.lane, t.available_at LIMIT 1;

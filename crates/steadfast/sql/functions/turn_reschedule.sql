@@ -20,9 +20,9 @@ BEGIN
     -- arrives.
     UPDATE sf_turn t SET claim = NULL, leased_at = NULL, lease_ms = NULL,
            lane = CASE WHEN n.unstarted AND n.start_at IS NULL THEN -1 ELSE coalesce(i.replay_version, 0) END,
-           -- Not in the past: a claim may begin its look half a second ago (sf_look_since).
+           -- Hardly in the past: a claim may begin its look at sf_look_recent, and this is still to be committed.
            available_at = greatest(CASE WHEN n.unstarted AND n.start_at IS NOT NULL THEN n.start_at ELSE n.due_at END,
-                                   p_now - interval '250 milliseconds')
+                                   sf_look_recent(p_now) + interval '100 milliseconds')
     FROM sf_instance i CROSS JOIN LATERAL (
         SELECT i.orchestration_name IS NULL
                AND (SELECT true FROM sf_event e WHERE e.instance_key = i.instance_key LIMIT 1) IS NULL AS unstarted,

@@ -1,8 +1,8 @@
 //! Where a claim begins to look into its queue.
 //!
 //! A row that was taken stays in the index until PostgreSQL may remove it, and as long as any transaction in the database is
-//! open, it may not: then each look passes over everything that was ever taken. So where a look took long, the next ones
-//! begin where it found the first live row.
+//! open, it may not: then each look passes over everything that was ever taken. So where looks read much, the next ones
+//! begin where one found the first live row.
 //!
 //! Invariant: this decides when a row is found, never whether. What becomes due in front of the floor (a transaction that
 //! committed long after its rows were due, a claim that was rolled back) is found by the next look at all the queue. Such
@@ -20,9 +20,9 @@ use super::error::StoreError;
 use super::fetch_lane::ClaimTerms;
 use super::store::column;
 
-/// So many looks must have taken long, one after the other: one may be the first of its connection, and any of them may have had
-/// to wait for a busy machine.
-const SLOW_LOOKS: u32 = 8;
+/// So many looks must have read much, one after the other: the first to read dead rows that nobody remembers marks them, and
+/// the next one passes them over.
+const LONG_LOOKS: u32 = 3;
 /// Longest time between two looks at all of a queue.
 const LONGEST: Duration = Duration::from_secs(10);
 /// Shortest one on behalf of somebody who waits: a queue in which nothing happens is hardly looked at.
@@ -47,12 +47,12 @@ struct Floor<K> {
     /// The last look at all the queue: when it ended, or began if it is under way, and how long one took.
     looked_at: Instant,
     look: Duration,
-    /// How many such looks took long, one after the other.
-    slow_looks: u32,
+    /// How many such looks read much, one after the other.
+    long_looks: u32,
     whole_again: Instant,
 }
 
-/// What a look that took long, or that did not begin at the beginning, says of itself.
+/// What a look that read much, or that did not begin at the beginning, says of itself.
 struct Seen<K> {
     since_us: i64,
     /// Where it began.
@@ -86,7 +86,7 @@ impl<G: Clone + Eq + Hash, K: Clone + FromSqlOwned> Floors<G, K> {
         }
         let now = Instant::now();
         match self.lock().get_mut(group) {
-            Some(floor) if floor.slow_looks >= SLOW_LOOKS && now < floor.whole_again => {
+            Some(floor) if floor.long_looks >= LONG_LOOKS && now < floor.whole_again => {
                 Some((floor.since_us, floor.known.clone()))
             }
             Some(floor) => {
@@ -99,7 +99,7 @@ impl<G: Clone + Eq + Hash, K: Clone + FromSqlOwned> Floors<G, K> {
         }
     }
 
-    /// Takes what a look says in its row without an item; one that says nothing has looked at all the queue, and quickly.
+    /// Takes what a look says in its row without an item; one that says nothing has looked at all the queue, and read little.
     /// `waiting`: it did not serve everybody; then another look may find more, in front of the floor, after what is returned.
     pub(crate) fn looked(
         &self,
@@ -133,7 +133,7 @@ impl<G: Clone + Eq + Hash, K: Clone + FromSqlOwned> Floors<G, K> {
                 known,
                 looked_at: now,
                 look: seen.look,
-                slow_looks: floors.get(group).map_or(0, |floor| floor.slow_looks).saturating_add(1),
+                long_looks: floors.get(group).map_or(0, |floor| floor.long_looks).saturating_add(1),
                 whole_again: now + (seen.look * SHARE).min(LONGEST),
             };
             if floors.len() >= GROUPS {
@@ -143,7 +143,7 @@ impl<G: Clone + Eq + Hash, K: Clone + FromSqlOwned> Floors<G, K> {
             return None;
         }
         let Some(floor) = floors.get_mut(group) else {
-            // Another look has found the queue quick in the meantime.
+            // Another look has found little to read in the meantime.
             return waiting.then_some(Duration::ZERO);
         };
         // A look at everything may have found rows in front of where this one began: they are not passed over again.
@@ -179,11 +179,11 @@ mod tests {
     }
 
     #[test]
-    fn slow_looks_set_the_floor_until_the_next_whole_one() {
+    fn long_looks_set_the_floor_until_the_next_whole_one() {
         let floors = Floors::<u8, i64>::new();
         assert_eq!(floors.begin(&1, false), None);
         let long_ago = Instant::now().checked_sub(Duration::from_secs(60)).unwrap();
-        for _ in 0..SLOW_LOOKS {
+        for _ in 0..LONG_LOOKS {
             assert_eq!(floors.begin(&1, false), None, "it may be an accident");
             assert_eq!(floors.note(&1, whole(1000, 20), true, long_ago), None);
         }
@@ -205,7 +205,7 @@ mod tests {
     fn a_floor_rises_only_and_whoever_waits_is_served_sooner() {
         let floors = Floors::<u8, i64>::new();
         let now = Instant::now();
-        for _ in 0..SLOW_LOOKS {
+        for _ in 0..LONG_LOOKS {
             floors.note(&1, whole(1000, 100), false, now);
         }
         let part = |since_us| Seen {

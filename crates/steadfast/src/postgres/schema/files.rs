@@ -63,6 +63,9 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "list_instances",
     "lock_cancelled",
     "lock_work",
+    "look_ahead",
+    "look_read",
+    "look_recent",
     "look_since",
     "poll_due",
     "prunable_instances",
@@ -83,9 +86,11 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "text_of",
     "touch_sessions",
     "transfer_state",
+    "turn_heads",
     "turn_lanes",
     "turn_next_due",
     "turn_reschedule",
+    "work_next_due",
     "work_tags",
 );
 
