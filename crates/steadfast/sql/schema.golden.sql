@@ -1180,11 +1180,12 @@ DECLARE
     v_rows     bigint := 0;        -- rows of the page that were looked at
     v_want     integer;
     v_since    timestamptz := sf_look_since(v_now, p_since_us);
-    v_some     bigint[];           -- lanes to look at; NULL: all
+    v_some     bigint[] := p_known;   -- lanes to look at; NULL: all
     v_known    bigint[];
     v_head_at  timestamptz;
     v_read     bigint := sf_look_read(false);
-    v_at       timestamptz := v_since;
+    v_first_at timestamptz := v_since;   -- the first message that is there
+    v_at       timestamptz;
     v_id       bigint := 0;
     v_next_at  timestamptz;
     v_next_id  bigint;
@@ -1213,25 +1214,30 @@ BEGIN
         END IF;
     ELSE
         IF p_since_us IS NOT NULL THEN
-            -- The newest replay version is that of executions which begin now.
-            v_some := ARRAY(SELECT DISTINCT u.id FROM unnest(p_known || p_max_version) AS u(id) WHERE u.id IS NOT NULL);
+            v_first_at := coalesce((SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at BETWEEN v_since AND v_now
+                                    ORDER BY 1 LIMIT 1), sf_look_recent(v_now));
         END IF;
         -- 1. Scheduling rows that are due: leases that ended, delays that passed, routed backlog.
         -- Where some of the head are held elsewhere, a second and wider look passes over them.
         FOR v_look IN 0..1 LOOP
             SELECT coalesce(array_agg(m.lane) FILTER (WHERE m.mine AND m.head_at <= v_now), '{}'),
-                   coalesce(v_known, array_agg(m.lane) || 0::bigint),
+                   -- The newest replay version is that of executions which begin now.
+                   array_agg(m.lane) || ARRAY[0, coalesce(p_max_version, 0)],
                    least(v_head_at, min(m.head_at) FILTER (WHERE m.mine))
               INTO v_lanes, v_known, v_head_at
               FROM (SELECT l.lane, l.head_at, l.lane = 0 OR p_min_version IS NULL
                            OR l.lane BETWEEN p_min_version AND p_max_version AS mine
                     FROM sf_turn_heads(v_since, v_now, v_some) l) m;
+            IF p_since_us IS NOT NULL THEN
+                v_since := coalesce(v_head_at, sf_look_recent(v_now));
+                v_some := coalesce(v_some, v_known);
+            END IF;
             EXIT WHEN cardinality(v_lanes) = 0;
             v_want := p_limit - cardinality(v_keys);
             v_due := ARRAY(
                 SELECT c.instance_key FROM unnest(v_lanes) AS l(lane) CROSS JOIN LATERAL (
                     SELECT t.instance_key, t.available_at FROM sf_turn t
-                    WHERE t.lane = l.lane AND t.available_at BETWEEN v_since AND v_now
+                    WHERE t.lane = l.lane AND t.available_at BETWEEN v_head_at AND v_now
                     ORDER BY t.available_at LIMIT v_want + 64 * v_look) c
                 ORDER BY c.available_at LIMIT v_want + 64 * v_look);
             v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (v_due)
@@ -1251,6 +1257,7 @@ BEGIN
             EXIT WHEN NOT v_held OR cardinality(v_keys) >= p_limit;
         END LOOP;
 
+        v_at := v_first_at;
         -- 2. The inbox, page by page, for as many as are still wanted; a page once more, and wider, without those
         -- that turned out to be held.
         FOR v_look IN 1..16 LOOP
@@ -1301,14 +1308,14 @@ BEGIN
                 v_id := v_next_id;
             END IF;
         END LOOP;
-        v_tell := p_since_us IS NOT NULL OR sf_look_read(false) - v_read > 1000 + 10 * p_limit;
+        v_tell := p_known IS NOT NULL OR sf_look_read(false) - v_read > 1000 + 10 * p_limit;
         IF cardinality(v_keys) > 0 THEN
             v_keys := sf_route_claimed(v_keys, v_again, p_claim, v_now, p_max_messages, p_max_bytes);
         END IF;
         IF v_crowded THEN
             -- A whole page did not serve this caller: move what nobody of his kind can take out of everybody's way,
             -- many at a time, for what is due behind it waits.
-            v_busy := sf_inbox_park(v_now, greatest(v_page, 4096), p_min_version, p_max_version) > 0 OR v_busy;
+            v_busy := sf_inbox_park(v_now, v_first_at, greatest(v_page, 4096), p_min_version, p_max_version) > 0 OR v_busy;
         END IF;
         IF cardinality(v_keys) < p_limit AND NOT v_busy THEN
             -- Due already: scheduled by somebody else since step 1, or held by him. Worth another look.
@@ -1316,24 +1323,21 @@ BEGIN
             v_busy := coalesce(v_next_at <= v_now, false);
             v_next_ms := CASE WHEN NOT v_busy THEN ceil(extract(epoch FROM v_next_at - clock_timestamp()) * 1000) END;
         END IF;
-        v_since := CASE WHEN v_tell THEN least(v_head_at, sf_look_recent(v_now), (
-            SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at BETWEEN v_since AND sf_look_recent(v_now)
-            ORDER BY x.visible_at LIMIT 1)) END;
     END IF;
 
     IF cardinality(v_keys) = 0 OR v_tell THEN
         RETURN QUERY SELECT NULL::bigint, NULL::text, NULL::bytea, NULL::bytea, NULL::bigint, NULL::bigint,
             NULL::bigint, NULL::boolean, NULL::integer, NULL::bigint[], NULL::bytea[], NULL::bytea[], NULL::bytea[],
             NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_dropped,
-            CASE WHEN v_tell THEN (extract(epoch FROM v_since) * 1000000)::bigint END,
+            CASE WHEN v_tell AND p_since_us IS NOT NULL THEN
+                (extract(epoch FROM least(v_since, v_first_at, sf_look_recent(v_now))) * 1000000)::bigint END,
             CASE WHEN v_tell THEN (extract(epoch FROM clock_timestamp() - v_now) * 1000000)::bigint END,
-            CASE WHEN v_tell AND p_since_us IS NULL THEN v_known END;
+            CASE WHEN v_tell AND p_since_us IS NOT NULL AND p_known IS NULL THEN v_some END;
     END IF;
-    IF cardinality(v_keys) = 0 THEN
-        RETURN;
+    IF cardinality(v_keys) > 0 THEN
+        RETURN QUERY SELECT c.*, v_next_ms, v_busy, v_dropped, NULL::bigint, NULL::bigint, NULL::bigint[]
+        FROM sf_claimed_turns(v_keys, p_claim, p_owner, p_evicted, 4 * p_max_bytes) c;
     END IF;
-    RETURN QUERY SELECT c.*, v_next_ms, v_busy, v_dropped, NULL::bigint, NULL::bigint, NULL::bigint[]
-    FROM sf_claimed_turns(v_keys, p_claim, p_owner, p_evicted, 4 * p_max_bytes) c;
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_fetch_work_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[], p_owners bytea[], p_session_lease_ms bigint, p_cache_owner bigint, p_since_us bigint DEFAULT NULL::bigint, p_known bytea[] DEFAULT NULL::bytea[]) RETURNS TABLE(instance_key bigint, work_id bigint, instance_id text, execution_id bigint, activity_id bigint, attempt_count integer, owner bytea, in_session boolean, payload bytea, cached boolean, next_due_ms bigint, busy boolean, since_us bigint, look_us bigint, known bytea[])
@@ -1361,7 +1365,7 @@ DECLARE
     v_next   bigint;
     v_found  integer := 0;
     v_tell   boolean;
-    v_floor  timestamptz;
+    v_head   timestamptz;
 BEGIN
     -- A retry waits for an original that is still running.
     v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0)) IS NULL;
@@ -1369,7 +1373,7 @@ BEGIN
     IF v_closed AND NOT p_retry THEN
         RETURN;
     END IF;
-    IF v_tags IS NULL AND p_since_us IS NOT NULL THEN
+    IF v_tags IS NULL AND p_known IS NOT NULL THEN
         v_tags := ARRAY(SELECT DISTINCT u.tag FROM unnest(p_known || ''::bytea) AS u(tag));
     ELSIF v_tags IS NULL THEN
         v_tags := ARRAY(SELECT t.tag FROM sf_work_tags(NULL) t);
@@ -1396,6 +1400,13 @@ BEGIN
         RETURN;
     END IF;
 
+    IF p_since_us IS NOT NULL THEN
+        -- Of all that is there: what is locked by a call that will take something else counts.
+        v_head := (SELECT min(n.at) FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+            SELECT w.available_at AS at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
+              AND w.available_at BETWEEN v_since AND v_now ORDER BY w.available_at LIMIT 1) n);
+        v_since := coalesce(v_head, sf_look_recent(v_now));
+    END IF;
     -- Activities without a session, locked at once: the head that others are taking is passed over.
     SELECT array_agg(c.instance_key ORDER BY c.available_at, c.work_id),
            array_agg(c.work_id ORDER BY c.available_at, c.work_id),
@@ -1405,15 +1416,7 @@ BEGIN
            SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
            WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at BETWEEN v_since AND v_now
            ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
-    v_tell := p_since_us IS NOT NULL OR sf_look_read(true) - v_read > 1000 + 10 * p_limit;
-    -- What commits later than it says it is due is seen by the next look at all the queue.
-    IF v_tell THEN
-        -- Of all that is there: what is locked by a call that will take something else is not in v_dues.
-        v_floor := least(sf_look_recent(v_now), (
-            SELECT min(n.at) FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
-                SELECT w.available_at AS at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
-                  AND w.available_at BETWEEN v_since AND sf_look_recent(v_now) ORDER BY w.available_at LIMIT 1) n));
-    END IF;
+    v_tell := p_known IS NOT NULL OR sf_look_read(true) - v_read > 1000 + 10 * p_limit;
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
         FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
@@ -1449,9 +1452,11 @@ BEGIN
     IF v_found < p_limit OR v_tell THEN
         RETURN QUERY SELECT NULL::bigint, NULL::bigint, NULL::text, NULL::bigint, NULL::bigint, NULL::integer,
             NULL::bytea, NULL::boolean, NULL::bytea, NULL::boolean, v_next, v_busy,
-            CASE WHEN v_tell THEN (extract(epoch FROM v_floor) * 1000000)::bigint END,
+            -- What commits later than it says it is due is seen by the next look at all the queue.
+            CASE WHEN v_tell AND p_since_us IS NOT NULL THEN
+                (extract(epoch FROM least(v_since, sf_look_recent(v_now))) * 1000000)::bigint END,
             CASE WHEN v_tell THEN (extract(epoch FROM clock_timestamp() - v_now) * 1000000)::bigint END,
-            CASE WHEN v_tell AND p_since_us IS NULL THEN v_tags END;
+            CASE WHEN v_tell AND p_since_us IS NOT NULL AND p_known IS NULL THEN v_tags END;
     END IF;
 END $$;
 
@@ -1640,7 +1645,7 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_inbox_park(p_now timestamp with time zone, p_page integer, p_min_version bigint, p_max_version bigint) RETURNS bigint
+CREATE FUNCTION steadfast_golden.sf_inbox_park(p_now timestamp with time zone, p_since timestamp with time zone, p_page integer, p_min_version bigint, p_max_version bigint) RETURNS bigint
     LANGUAGE plpgsql
     AS $$
 DECLARE
@@ -1650,7 +1655,7 @@ DECLARE
 BEGIN
     v_ids := ARRAY(
         SELECT DISTINCT p.instance_id FROM (
-            SELECT x.instance_id FROM sf_inbox x WHERE x.visible_at <= p_now
+            SELECT x.instance_id FROM sf_inbox x WHERE x.visible_at BETWEEN p_since AND p_now
             ORDER BY x.visible_at, x.message_id LIMIT p_page) p);
     -- Orphans get a row to hang their messages on; it counts as an instance only once it is started.
     INSERT INTO sf_instance (instance_id)
@@ -1903,7 +1908,7 @@ CREATE FUNCTION steadfast_golden.sf_look_since(p_now timestamp with time zone, p
     LANGUAGE plpgsql STABLE
     AS $$
 BEGIN
-    IF p_since_us IS NULL THEN
+    IF p_since_us IS NULL OR p_since_us <= 0 THEN
         RETURN '-infinity';
     END IF;
     RETURN least(timestamptz 'epoch' + p_since_us * interval '1 microsecond', sf_look_recent(p_now));
@@ -2499,7 +2504,7 @@ BEGIN
         RETURN QUERY SELECT l.lane, l.head_at FROM sf_turn_lanes() l;
     ELSE
         RETURN QUERY
-        SELECT l.id, h.at FROM unnest(p_lanes) AS l(id) CROSS JOIN LATERAL (
+        SELECT l.id, h.at FROM (SELECT DISTINCT u.id FROM unnest(p_lanes) AS u(id)) l CROSS JOIN LATERAL (
             SELECT t.available_at AS at FROM sf_turn t WHERE t.lane = l.id AND t.available_at BETWEEN p_since AND p_upto
             ORDER BY t.available_at LIMIT 1) h;
     END IF;

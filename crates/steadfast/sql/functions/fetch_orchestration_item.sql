@@ -39,11 +39,12 @@ DECLARE
     v_rows     bigint := 0;        -- rows of the page that were looked at
     v_want     integer;
     v_since    timestamptz := sf_look_since(v_now, p_since_us);
-    v_some     bigint[];           -- lanes to look at; NULL: all
+    v_some     bigint[] := p_known;   -- lanes to look at; NULL: all
     v_known    bigint[];
     v_head_at  timestamptz;
     v_read     bigint := sf_look_read(false);
-    v_at       timestamptz := v_since;
+    v_first_at timestamptz := v_since;   -- the first message that is there
+    v_at       timestamptz;
     v_id       bigint := 0;
     v_next_at  timestamptz;
     v_next_id  bigint;
@@ -72,25 +73,30 @@ BEGIN
         END IF;
     ELSE
         IF p_since_us IS NOT NULL THEN
-            -- The newest replay version is that of executions which begin now.
-            v_some := ARRAY(SELECT DISTINCT u.id FROM unnest(p_known || p_max_version) AS u(id) WHERE u.id IS NOT NULL);
+            v_first_at := coalesce((SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at BETWEEN v_since AND v_now
+                                    ORDER BY 1 LIMIT 1), sf_look_recent(v_now));
         END IF;
         -- 1. Scheduling rows that are due: leases that ended, delays that passed, routed backlog.
         -- Where some of the head are held elsewhere, a second and wider look passes over them.
         FOR v_look IN 0..1 LOOP
             SELECT coalesce(array_agg(m.lane) FILTER (WHERE m.mine AND m.head_at <= v_now), '{}'),
-                   coalesce(v_known, array_agg(m.lane) || 0::bigint),
+                   -- The newest replay version is that of executions which begin now.
+                   array_agg(m.lane) || ARRAY[0, coalesce(p_max_version, 0)],
                    least(v_head_at, min(m.head_at) FILTER (WHERE m.mine))
               INTO v_lanes, v_known, v_head_at
               FROM (SELECT l.lane, l.head_at, l.lane = 0 OR p_min_version IS NULL
                            OR l.lane BETWEEN p_min_version AND p_max_version AS mine
                     FROM sf_turn_heads(v_since, v_now, v_some) l) m;
+            IF p_since_us IS NOT NULL THEN
+                v_since := coalesce(v_head_at, sf_look_recent(v_now));
+                v_some := coalesce(v_some, v_known);
+            END IF;
             EXIT WHEN cardinality(v_lanes) = 0;
             v_want := p_limit - cardinality(v_keys);
             v_due := ARRAY(
                 SELECT c.instance_key FROM unnest(v_lanes) AS l(lane) CROSS JOIN LATERAL (
                     SELECT t.instance_key, t.available_at FROM sf_turn t
-                    WHERE t.lane = l.lane AND t.available_at BETWEEN v_since AND v_now
+                    WHERE t.lane = l.lane AND t.available_at BETWEEN v_head_at AND v_now
                     ORDER BY t.available_at LIMIT v_want + 64 * v_look) c
                 ORDER BY c.available_at LIMIT v_want + 64 * v_look);
             v_locked := ARRAY(SELECT i.instance_key FROM sf_instance i WHERE i.instance_key = ANY (v_due)
@@ -110,6 +116,7 @@ BEGIN
             EXIT WHEN NOT v_held OR cardinality(v_keys) >= p_limit;
         END LOOP;
 
+        v_at := v_first_at;
         -- 2. The inbox, page by page, for as many as are still wanted; a page once more, and wider, without those
         -- that turned out to be held.
         FOR v_look IN 1..16 LOOP
@@ -160,14 +167,14 @@ BEGIN
                 v_id := v_next_id;
             END IF;
         END LOOP;
-        v_tell := p_since_us IS NOT NULL OR sf_look_read(false) - v_read > 1000 + 10 * p_limit;
+        v_tell := p_known IS NOT NULL OR sf_look_read(false) - v_read > 1000 + 10 * p_limit;
         IF cardinality(v_keys) > 0 THEN
             v_keys := sf_route_claimed(v_keys, v_again, p_claim, v_now, p_max_messages, p_max_bytes);
         END IF;
         IF v_crowded THEN
             -- A whole page did not serve this caller: move what nobody of his kind can take out of everybody's way,
             -- many at a time, for what is due behind it waits.
-            v_busy := sf_inbox_park(v_now, greatest(v_page, 4096), p_min_version, p_max_version) > 0 OR v_busy;
+            v_busy := sf_inbox_park(v_now, v_first_at, greatest(v_page, 4096), p_min_version, p_max_version) > 0 OR v_busy;
         END IF;
         IF cardinality(v_keys) < p_limit AND NOT v_busy THEN
             -- Due already: scheduled by somebody else since step 1, or held by him. Worth another look.
@@ -175,22 +182,19 @@ BEGIN
             v_busy := coalesce(v_next_at <= v_now, false);
             v_next_ms := CASE WHEN NOT v_busy THEN ceil(extract(epoch FROM v_next_at - clock_timestamp()) * 1000) END;
         END IF;
-        v_since := CASE WHEN v_tell THEN least(v_head_at, sf_look_recent(v_now), (
-            SELECT x.visible_at FROM sf_inbox x WHERE x.visible_at BETWEEN v_since AND sf_look_recent(v_now)
-            ORDER BY x.visible_at LIMIT 1)) END;
     END IF;
 
     IF cardinality(v_keys) = 0 OR v_tell THEN
         RETURN QUERY SELECT NULL::bigint, NULL::text, NULL::bytea, NULL::bytea, NULL::bigint, NULL::bigint,
             NULL::bigint, NULL::boolean, NULL::integer, NULL::bigint[], NULL::bytea[], NULL::bytea[], NULL::bytea[],
             NULL::bytea[], NULL::bigint[], v_next_ms, v_busy, v_dropped,
-            CASE WHEN v_tell THEN (extract(epoch FROM v_since) * 1000000)::bigint END,
+            CASE WHEN v_tell AND p_since_us IS NOT NULL THEN
+                (extract(epoch FROM least(v_since, v_first_at, sf_look_recent(v_now))) * 1000000)::bigint END,
             CASE WHEN v_tell THEN (extract(epoch FROM clock_timestamp() - v_now) * 1000000)::bigint END,
-            CASE WHEN v_tell AND p_since_us IS NULL THEN v_known END;
+            CASE WHEN v_tell AND p_since_us IS NOT NULL AND p_known IS NULL THEN v_some END;
     END IF;
-    IF cardinality(v_keys) = 0 THEN
-        RETURN;
+    IF cardinality(v_keys) > 0 THEN
+        RETURN QUERY SELECT c.*, v_next_ms, v_busy, v_dropped, NULL::bigint, NULL::bigint, NULL::bigint[]
+        FROM sf_claimed_turns(v_keys, p_claim, p_owner, p_evicted, 4 * p_max_bytes) c;
     END IF;
-    RETURN QUERY SELECT c.*, v_next_ms, v_busy, v_dropped, NULL::bigint, NULL::bigint, NULL::bigint[]
-    FROM sf_claimed_turns(v_keys, p_claim, p_owner, p_evicted, 4 * p_max_bytes) c;
 END $$;

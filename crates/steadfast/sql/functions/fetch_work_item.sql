@@ -5,13 +5,13 @@
 -- p_tags: tag keys that the waiters take; NULL: any.
 -- p_owners: the session owner of each waiter, one entry per waiter; NULL: none takes session activities.
 --     `owner` of a row says which waiter must get it; NULL: any.
--- p_since_us, p_known: NULL: all the queue is looked at. Otherwise only what is due since then (µs of the epoch), but for
---     what sf_look_recent says, and for waiters of any tag only these: behind it are nothing but dead rows, as of an earlier look.
--- `since_us`, `look_us`, `known` (in the row without an activity, where the look read much or did not begin at the beginning):
---     where the next look may begin; how long the call took; the tags that a look at all the queue has found.
+-- p_since_us: NULL: all the queue is looked at. Otherwise dead rows are in its way, and are passed over once; what is due
+--     since then (µs of the epoch; 0: the beginning) is looked at, and what sf_look_recent says.
+-- p_known: not NULL: it is only a part, and waiters of any tag look at these tags: the rest is dead, as of an earlier look.
+-- `look_us`, `since_us`, `known` (in the row without an activity, where the look was at a part or read much: over 1,000 index
+--     entries and ten for each waiter, as sf_look_read counts them): how long the call took; with p_since_us, where the
+--     next look may begin; of a look at all the queue, the tags that it has found.
 -- p_cache_owner: the caller's history cache; `cached` says that it holds the whole history of the instance.
---
--- Much: over 1,000 index entries and ten for each waiter, as sf_look_read counts them.
 --
 -- Called by: op/fetch_work_item.rs.
 -- Locks: batch id; session rows by key ascending, then work rows, never waiting.
@@ -42,7 +42,7 @@ DECLARE
     v_next   bigint;
     v_found  integer := 0;
     v_tell   boolean;
-    v_floor  timestamptz;
+    v_head   timestamptz;
 BEGIN
     -- A retry waits for an original that is still running.
     v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0)) IS NULL;
@@ -50,7 +50,7 @@ BEGIN
     IF v_closed AND NOT p_retry THEN
         RETURN;
     END IF;
-    IF v_tags IS NULL AND p_since_us IS NOT NULL THEN
+    IF v_tags IS NULL AND p_known IS NOT NULL THEN
         v_tags := ARRAY(SELECT DISTINCT u.tag FROM unnest(p_known || ''::bytea) AS u(tag));
     ELSIF v_tags IS NULL THEN
         v_tags := ARRAY(SELECT t.tag FROM sf_work_tags(NULL) t);
@@ -77,6 +77,13 @@ BEGIN
         RETURN;
     END IF;
 
+    IF p_since_us IS NOT NULL THEN
+        -- Of all that is there: what is locked by a call that will take something else counts.
+        v_head := (SELECT min(n.at) FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+            SELECT w.available_at AS at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
+              AND w.available_at BETWEEN v_since AND v_now ORDER BY w.available_at LIMIT 1) n);
+        v_since := coalesce(v_head, sf_look_recent(v_now));
+    END IF;
     -- Activities without a session, locked at once: the head that others are taking is passed over.
     SELECT array_agg(c.instance_key ORDER BY c.available_at, c.work_id),
            array_agg(c.work_id ORDER BY c.available_at, c.work_id),
@@ -86,15 +93,7 @@ BEGIN
            SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
            WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at BETWEEN v_since AND v_now
            ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
-    v_tell := p_since_us IS NOT NULL OR sf_look_read(true) - v_read > 1000 + 10 * p_limit;
-    -- What commits later than it says it is due is seen by the next look at all the queue.
-    IF v_tell THEN
-        -- Of all that is there: what is locked by a call that will take something else is not in v_dues.
-        v_floor := least(sf_look_recent(v_now), (
-            SELECT min(n.at) FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
-                SELECT w.available_at AS at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
-                  AND w.available_at BETWEEN v_since AND sf_look_recent(v_now) ORDER BY w.available_at LIMIT 1) n));
-    END IF;
+    v_tell := p_known IS NOT NULL OR sf_look_read(true) - v_read > 1000 + 10 * p_limit;
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
         FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
@@ -130,8 +129,10 @@ BEGIN
     IF v_found < p_limit OR v_tell THEN
         RETURN QUERY SELECT NULL::bigint, NULL::bigint, NULL::text, NULL::bigint, NULL::bigint, NULL::integer,
             NULL::bytea, NULL::boolean, NULL::bytea, NULL::boolean, v_next, v_busy,
-            CASE WHEN v_tell THEN (extract(epoch FROM v_floor) * 1000000)::bigint END,
+            -- What commits later than it says it is due is seen by the next look at all the queue.
+            CASE WHEN v_tell AND p_since_us IS NOT NULL THEN
+                (extract(epoch FROM least(v_since, sf_look_recent(v_now))) * 1000000)::bigint END,
             CASE WHEN v_tell THEN (extract(epoch FROM clock_timestamp() - v_now) * 1000000)::bigint END,
-            CASE WHEN v_tell AND p_since_us IS NULL THEN v_tags END;
+            CASE WHEN v_tell AND p_since_us IS NOT NULL AND p_known IS NULL THEN v_tags END;
     END IF;
 END $$;

@@ -1,12 +1,12 @@
 -- sf_inbox_park: routes messages that nobody of this kind can take now out of the head of the inbox, in
 -- bulk, so that no claim looks at them again: to leased instances (their ack or lease end releases them),
 -- to instances pinned to other replay versions (found by their lane), and to instances that nobody has
--- started (lane -1; a start finds them). Returns how many messages were moved, 0 when all are in motion.
+-- started (lane -1; a start finds them). p_since: before it are dead rows only. Returns how many messages were moved, 0 when all are in motion.
 -- Called by: sf_fetch_orchestration_item, when a whole page was of no use.
 -- Locks: instance rows by key ascending, never waiting; messages, never waiting.
 -- Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_inbox_park(
-    p_now timestamptz, p_page integer, p_min_version bigint, p_max_version bigint)
+    p_now timestamptz, p_since timestamptz, p_page integer, p_min_version bigint, p_max_version bigint)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE AS $$
 DECLARE
@@ -16,7 +16,7 @@ DECLARE
 BEGIN
     v_ids := ARRAY(
         SELECT DISTINCT p.instance_id FROM (
-            SELECT x.instance_id FROM sf_inbox x WHERE x.visible_at <= p_now
+            SELECT x.instance_id FROM sf_inbox x WHERE x.visible_at BETWEEN p_since AND p_now
             ORDER BY x.visible_at, x.message_id LIMIT p_page) p);
     -- Orphans get a row to hang their messages on; it counts as an instance only once it is started.
     INSERT INTO sf_instance (instance_id)

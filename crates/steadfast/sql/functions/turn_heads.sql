@@ -10,7 +10,7 @@ BEGIN
         RETURN QUERY SELECT l.lane, l.head_at FROM sf_turn_lanes() l;
     ELSE
         RETURN QUERY
-        SELECT l.id, h.at FROM unnest(p_lanes) AS l(id) CROSS JOIN LATERAL (
+        SELECT l.id, h.at FROM (SELECT DISTINCT u.id FROM unnest(p_lanes) AS u(id)) l CROSS JOIN LATERAL (
             SELECT t.available_at AS at FROM sf_turn t WHERE t.lane = l.id AND t.available_at BETWEEN p_since AND p_upto
             ORDER BY t.available_at LIMIT 1) h;
     END IF;

@@ -150,8 +150,8 @@ async fn a_row_that_is_locked_for_a_moment_is_not_passed_over() {
     let take = "SELECT FROM sf_work FOR UPDATE; SELECT FROM sf_instance WHERE instance_id = 'i' FOR UPDATE";
     taking.batch_execute(take).await.expect("lock them");
     for look in [
-        "sf_fetch_work_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 0, 1)",
-        "sf_fetch_orchestration_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 1, '{}', 1000, 1000000)",
+        "sf_fetch_work_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 0, 1, 0)",
+        "sf_fetch_orchestration_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 1, '{}', 1000, 1000000, 0)",
     ] {
         let sql =
             format!("SELECT {NOW} - since_us, busy FROM {look} WHERE instance_key IS NULL AND since_us IS NOT NULL");
