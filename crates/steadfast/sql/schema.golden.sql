@@ -1308,7 +1308,7 @@ BEGIN
                 v_id := v_next_id;
             END IF;
         END LOOP;
-        v_tell := p_known IS NOT NULL OR sf_look_read(false) - v_read > 1000 + 10 * p_limit;
+        v_tell := p_known IS NOT NULL OR sf_look_read(false) - v_read > 1000 + 50 * cardinality(v_known) + 40 * p_limit;
         IF cardinality(v_keys) > 0 THEN
             v_keys := sf_route_claimed(v_keys, v_again, p_claim, v_now, p_max_messages, p_max_bytes);
         END IF;
@@ -1416,7 +1416,8 @@ BEGIN
            SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
            WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at BETWEEN v_since AND v_now
            ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
-    v_tell := p_known IS NOT NULL OR sf_look_read(true) - v_read > 1000 + 10 * p_limit;
+    v_tell := p_known IS NOT NULL
+        OR sf_look_read(true) - v_read > 1000 + (50 + 10 * p_limit) * cardinality(v_tags);
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
         FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
@@ -1878,10 +1879,8 @@ CREATE FUNCTION steadfast_golden.sf_look_ahead(p_now timestamp with time zone, p
 BEGIN
     IF p_upto <= p_now THEN
         RETURN p_now + interval '100 milliseconds';
-    ELSIF clock_timestamp() - p_begun > interval '500 microseconds' THEN
+    ELSIF p_upto > p_now + interval '10 seconds' OR clock_timestamp() - p_begun > interval '500 microseconds' THEN
         RETURN NULL;
-    ELSIF p_upto > p_now + interval '1 minute' THEN
-        RETURN 'infinity';
     END IF;
     RETURN p_now + 2 * (p_upto - p_now);
 END $$;
@@ -1901,7 +1900,7 @@ BEGIN
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_look_recent(p_now timestamp with time zone) RETURNS timestamp with time zone
-    LANGUAGE sql IMMUTABLE
+    LANGUAGE sql STABLE
     AS $$ SELECT p_now - interval '200 milliseconds' $$;
 
 CREATE FUNCTION steadfast_golden.sf_look_since(p_now timestamp with time zone, p_since_us bigint) RETURNS timestamp with time zone

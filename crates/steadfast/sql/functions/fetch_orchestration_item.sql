@@ -167,7 +167,7 @@ BEGIN
                 v_id := v_next_id;
             END IF;
         END LOOP;
-        v_tell := p_known IS NOT NULL OR sf_look_read(false) - v_read > 1000 + 10 * p_limit;
+        v_tell := p_known IS NOT NULL OR sf_look_read(false) - v_read > 1000 + 50 * cardinality(v_known) + 40 * p_limit;
         IF cardinality(v_keys) > 0 THEN
             v_keys := sf_route_claimed(v_keys, v_again, p_claim, v_now, p_max_messages, p_max_bytes);
         END IF;

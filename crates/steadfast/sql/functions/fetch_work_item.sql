@@ -9,8 +9,8 @@
 --     since then (µs of the epoch; 0: the beginning) is looked at, and what sf_look_recent says.
 -- p_known: not NULL: it is only a part, and waiters of any tag look at these tags: the rest is dead, as of an earlier look.
 -- `look_us`, `since_us`, `known` (in the row without an activity, where the look was at a part or read much: over 1,000 index
---     entries and ten for each waiter, as sf_look_read counts them): how long the call took; with p_since_us, where the
---     next look may begin; of a look at all the queue, the tags that it has found.
+--     entries, as sf_look_read counts them, beyond what it takes to find so many of each tag): how long the call took; with
+--     p_since_us, where the next look may begin; of a look at all the queue, the tags that it has found.
 -- p_cache_owner: the caller's history cache; `cached` says that it holds the whole history of the instance.
 --
 -- Called by: op/fetch_work_item.rs.
@@ -93,7 +93,8 @@ BEGIN
            SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
            WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at BETWEEN v_since AND v_now
            ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
-    v_tell := p_known IS NOT NULL OR sf_look_read(true) - v_read > 1000 + 10 * p_limit;
+    v_tell := p_known IS NOT NULL
+        OR sf_look_read(true) - v_read > 1000 + (50 + 10 * p_limit) * cardinality(v_tags);
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
         FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;

@@ -1,7 +1,8 @@
 -- sf_inbox_park: routes messages that nobody of this kind can take now out of the head of the inbox, in
 -- bulk, so that no claim looks at them again: to leased instances (their ack or lease end releases them),
 -- to instances pinned to other replay versions (found by their lane), and to instances that nobody has
--- started (lane -1; a start finds them). p_since: before it are dead rows only. Returns how many messages were moved, 0 when all are in motion.
+-- started (lane -1; a start finds them). p_since: before it are dead rows only. Returns how many messages were moved, 0
+-- when all are in motion.
 -- Called by: sf_fetch_orchestration_item, when a whole page was of no use.
 -- Locks: instance rows by key ascending, never waiting; messages, never waiting.
 -- Hints: none.  Errors: none.

@@ -3,4 +3,4 @@
 -- Called by: sf_look_since, sf_fetch_orchestration_item, sf_fetch_work_item, sf_turn_reschedule.
 -- Locks: none.  Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_look_recent(p_now timestamptz) RETURNS timestamptz
-LANGUAGE sql IMMUTABLE AS $$ SELECT p_now - interval '200 milliseconds' $$;
+LANGUAGE sql STABLE AS $$ SELECT p_now - interval '200 milliseconds' $$;

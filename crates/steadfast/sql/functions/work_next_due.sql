@@ -1,7 +1,7 @@
 -- sf_work_next_due: when an activity of these tags, in no session, is due next; not later than p_now: it is due already.
 -- p_since: -infinity, or the beginning of a look that passes over what is behind it. Then dead rows are in the way, those of
--- ended leases also ahead of p_now: it looks ahead in steps that double, until half a millisecond has gone by, and what is
--- returned is how far it has come if there was nothing.
+-- ended leases also ahead of p_now: it looks ahead in steps (sf_look_ahead), and what is returned is how far it has come if
+-- there was nothing.
 -- Called by: sf_fetch_work_item.
 -- Locks: none.  Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_work_next_due(p_now timestamptz, p_since timestamptz, p_tags bytea[]) RETURNS timestamptz

@@ -89,8 +89,8 @@ impl<G: Clone + Eq + Hash, K: Clone + FromSqlOwned> Floors<G, K> {
         match &floor.part {
             Some((since_us, known)) if !whole && now < floor.whole_again => (Some(*since_us), Some(known.clone())),
             _ => {
-                // This one looks at everything; those beside it need not.
-                floor.whole_again = now + LONGEST;
+                // This one looks at everything; those beside it need not, unless its answer is long in coming.
+                floor.whole_again = now + SHORTEST;
                 (Some(0), None)
             }
         }

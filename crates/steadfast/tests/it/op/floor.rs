@@ -9,7 +9,7 @@ use tokio_postgres::Client;
 use super::defects::cost::pages;
 use super::scene::{LONG, SOON, Scene, activity, start, turn, work};
 
-const DEAD: i64 = 100_000;
+const DEAD: i64 = 150_000;
 /// The beginning of a look that sees next to nothing of it, in µs of the epoch.
 const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
@@ -21,9 +21,11 @@ async fn held() -> (Scene, Client) {
     // Without a transaction id: that would hold dead rows in the databases of other tests as well.
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM sf_instance";
     holder.batch_execute(begin).await.expect("hold a transaction open");
-    // As of items that were taken before their time, and of leases that ended before theirs.
-    let at =
-        format!("now() + CASE WHEN g % 2 = 0 THEN interval '-1 minute' ELSE g * interval '30 seconds' / {DEAD} END");
+    // As of items that were taken before their time, and of leases, short and long, that ended before theirs.
+    let at = format!(
+        "now() + CASE g % 3 WHEN 0 THEN interval '-1 minute' WHEN 1 THEN g * interval '30 seconds' / {DEAD}
+                 ELSE interval '4 minutes' END"
+    );
     let crowds = format!(
         "INSERT INTO sf_work (instance_key, execution_id, activity_id, tag, available_at, payload)
          SELECT 1, 1, g, '', {at}, 'w' FROM generate_series(1, {DEAD}) g;
@@ -37,6 +39,12 @@ async fn held() -> (Scene, Client) {
     );
     scene.sql().await.batch_execute(&crowds).await.expect("make a crowd");
     (scene, holder)
+}
+
+/// It says what raises the floor: without that the tests below would show nothing.
+async fn assert_reads_much(scene: &Scene, look: &str) {
+    let much = format!("SELECT count(look_us) FROM {look} WHERE instance_key IS NULL");
+    assert_eq!(scene.number(&much, &[]).await, 1, "{look}");
 }
 
 #[tokio::test]
@@ -78,6 +86,8 @@ async fn an_activity_in_front_of_the_floor_is_found() {
         provider.enqueue_for_worker(activity("crowd", id)).await.expect("queue");
         work(provider, LONG).await;
     }
+    let look = "sf_fetch_work_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 0, 1)";
+    assert_reads_much(&scene, look).await;
     // As of a transaction that committed long after its rows were due.
     let late = "INSERT INTO sf_work (instance_key, execution_id, activity_id, tag, available_at, payload)
         SELECT i.instance_key, 1, g, '', now() - interval '10 minutes', convert_to($1, 'UTF8')
@@ -116,6 +126,8 @@ async fn a_turn_in_front_of_the_floor_is_found() {
         assert_eq!(instance, id);
         tokens.push(token);
     }
+    let look = "sf_fetch_orchestration_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 1, '{}', 1000, 1000000)";
+    assert_reads_much(&scene, look).await;
     // Given back, its messages are as old as they were.
     let old = "UPDATE sf_message SET visible_at = visible_at - interval '10 minutes'";
     scene.sql().await.batch_execute(old).await.expect("age the messages");
