@@ -11,7 +11,7 @@ use duroxide::providers::Provider;
 use duroxide::runtime::registry::ActivityRegistry;
 use duroxide::runtime::{Runtime, RuntimeOptions};
 use duroxide::{ActivityContext, Client, OrchestrationContext, OrchestrationRegistry, OrchestrationStatus};
-use futures_util::StreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use steadfast::embedded::EmbeddedProvider;
 use steadfast::feed::Level;
 use steadfast::postgres::PostgresProvider;
@@ -151,11 +151,8 @@ impl Workload {
     pub(crate) async fn fan_outs_at_once(&self, count: usize, at_once: usize) -> Result<Duration> {
         let begun = Instant::now();
         let all = (0..count).map(|_| self.fan_outs(1));
-        let done: Vec<Result<Duration>> = futures_util::stream::iter(all)
-            .buffer_unordered(at_once)
-            .collect()
-            .await;
-        done.into_iter().collect::<Result<Vec<_>>>()?;
+        let runs = futures_util::stream::iter(all).buffer_unordered(at_once);
+        runs.try_collect::<Vec<_>>().await?;
         Ok(begun.elapsed())
     }
 

@@ -1365,7 +1365,6 @@ DECLARE
     v_next   bigint;
     v_found  integer := 0;
     v_tell   boolean;
-    v_head   timestamptz;
 BEGIN
     -- A retry waits for an original that is still running.
     v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0)) IS NULL;
@@ -1402,10 +1401,9 @@ BEGIN
 
     IF p_since_us IS NOT NULL THEN
         -- Of all that is there: what is locked by a call that will take something else counts.
-        v_head := (SELECT min(n.at) FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+        v_since := coalesce((SELECT min(n.at) FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
             SELECT w.available_at AS at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
-              AND w.available_at BETWEEN v_since AND v_now ORDER BY w.available_at LIMIT 1) n);
-        v_since := coalesce(v_head, sf_look_recent(v_now));
+              AND w.available_at BETWEEN v_since AND v_now ORDER BY w.available_at LIMIT 1) n), sf_look_recent(v_now));
     END IF;
     -- Activities without a session, locked at once: the head that others are taking is passed over.
     SELECT array_agg(c.instance_key ORDER BY c.available_at, c.work_id),
@@ -1930,7 +1928,7 @@ BEGIN
         (SELECT ceil(extract(epoch FROM CASE WHEN min(d.at) < v_now THEN v_now ELSE min(d.at) END - v_now) * 1000)::bigint FROM (
             (SELECT x.visible_at AS at FROM sf_inbox x ORDER BY x.visible_at LIMIT 1)
             UNION ALL
-            SELECT l.head_at FROM sf_turn_lanes() l) d),
+            SELECT l.head_at FROM sf_turn_heads(NULL, NULL, NULL) l) d),
         (SELECT ceil(extract(epoch FROM CASE WHEN min(d.at) < v_now THEN v_now ELSE min(d.at) END - v_now) * 1000)::bigint FROM (
             SELECT c.available_at AS at FROM sf_work_tags(NULL) g CROSS JOIN LATERAL (
                 SELECT w.available_at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = g.tag
@@ -2498,24 +2496,17 @@ END $$;
 CREATE FUNCTION steadfast_golden.sf_turn_heads(p_since timestamp with time zone, p_upto timestamp with time zone, p_lanes bigint[]) RETURNS TABLE(lane bigint, head_at timestamp with time zone)
     LANGUAGE plpgsql STABLE ROWS 4
     AS $$
-BEGIN
-    IF p_lanes IS NULL THEN
-        RETURN QUERY SELECT l.lane, l.head_at FROM sf_turn_lanes() l;
-    ELSE
-        RETURN QUERY
-        SELECT l.id, h.at FROM (SELECT DISTINCT u.id FROM unnest(p_lanes) AS u(id)) l CROSS JOIN LATERAL (
-            SELECT t.available_at AS at FROM sf_turn t WHERE t.lane = l.id AND t.available_at BETWEEN p_since AND p_upto
-            ORDER BY t.available_at LIMIT 1) h;
-    END IF;
-END $$;
-
-CREATE FUNCTION steadfast_golden.sf_turn_lanes() RETURNS TABLE(lane bigint, head_at timestamp with time zone)
-    LANGUAGE plpgsql STABLE ROWS 4
-    AS $$
 #variable_conflict use_column
 DECLARE
     v_lane bigint := -1;
 BEGIN
+    IF p_lanes IS NOT NULL THEN
+        RETURN QUERY
+        SELECT l.id, h.at FROM (SELECT DISTINCT u.id FROM unnest(p_lanes) AS u(id)) l CROSS JOIN LATERAL (
+            SELECT t.available_at AS at FROM sf_turn t WHERE t.lane = l.id AND t.available_at BETWEEN p_since AND p_upto
+            ORDER BY t.available_at LIMIT 1) h;
+        RETURN;
+    END IF;
     LOOP
         SELECT t.lane, t.available_at INTO lane, head_at FROM sf_turn t
         WHERE t.lane > v_lane ORDER BY t.lane, t.available_at LIMIT 1;

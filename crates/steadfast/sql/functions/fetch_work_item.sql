@@ -42,7 +42,6 @@ DECLARE
     v_next   bigint;
     v_found  integer := 0;
     v_tell   boolean;
-    v_head   timestamptz;
 BEGIN
     -- A retry waits for an original that is still running.
     v_closed := pg_advisory_xact_lock(uuid_hash_extended(p_batch_id, 0)) IS NULL;
@@ -79,10 +78,9 @@ BEGIN
 
     IF p_since_us IS NOT NULL THEN
         -- Of all that is there: what is locked by a call that will take something else counts.
-        v_head := (SELECT min(n.at) FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+        v_since := coalesce((SELECT min(n.at) FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
             SELECT w.available_at AS at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
-              AND w.available_at BETWEEN v_since AND v_now ORDER BY w.available_at LIMIT 1) n);
-        v_since := coalesce(v_head, sf_look_recent(v_now));
+              AND w.available_at BETWEEN v_since AND v_now ORDER BY w.available_at LIMIT 1) n), sf_look_recent(v_now));
     END IF;
     -- Activities without a session, locked at once: the head that others are taking is passed over.
     SELECT array_agg(c.instance_key ORDER BY c.available_at, c.work_id),

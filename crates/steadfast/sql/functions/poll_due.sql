@@ -13,7 +13,7 @@ BEGIN
         (SELECT ceil(extract(epoch FROM CASE WHEN min(d.at) < v_now THEN v_now ELSE min(d.at) END - v_now) * 1000)::bigint FROM (
             (SELECT x.visible_at AS at FROM sf_inbox x ORDER BY x.visible_at LIMIT 1)
             UNION ALL
-            SELECT l.head_at FROM sf_turn_lanes() l) d),
+            SELECT l.head_at FROM sf_turn_heads(NULL, NULL, NULL) l) d),
         (SELECT ceil(extract(epoch FROM CASE WHEN min(d.at) < v_now THEN v_now ELSE min(d.at) END - v_now) * 1000)::bigint FROM (
             SELECT c.available_at AS at FROM sf_work_tags(NULL) g CROSS JOIN LATERAL (
                 SELECT w.available_at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = g.tag

@@ -87,7 +87,6 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "touch_sessions",
     "transfer_state",
     "turn_heads",
-    "turn_lanes",
     "turn_next_due",
     "turn_reschedule",
     "work_next_due",

@@ -13,6 +13,11 @@ const DEAD: i64 = 150_000;
 /// The beginning of a look that sees next to nothing of it, in µs of the epoch.
 const NOW: &str = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint";
 
+/// Looks of one waiter, without the end of the call: where they begin may follow.
+const WORK: &str = "sf_fetch_work_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 0, 1";
+const TURN: &str =
+    "sf_fetch_orchestration_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 1, '{}', 1000, 1000000";
+
 /// A database of its own, with a transaction that stays open, and dead rows that it keeps.
 async fn held() -> (Scene, Client) {
     let scene = Scene::secluded().await;
@@ -43,31 +48,16 @@ async fn held() -> (Scene, Client) {
 
 /// It says what raises the floor: without that the tests below would show nothing.
 async fn assert_reads_much(scene: &Scene, look: &str) {
-    let much = format!("SELECT count(look_us) FROM {look} WHERE instance_key IS NULL");
+    let much = format!("SELECT count(look_us) FROM {look}) WHERE instance_key IS NULL");
     assert_eq!(scene.number(&much, &[]).await, 1, "{look}");
 }
 
 #[tokio::test]
 async fn a_look_from_the_floor_passes_no_dead_rows() {
     let (scene, holder) = held().await;
-    for (whole, part) in [
-        (
-            "SELECT * FROM sf_fetch_work_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 0, 1)".to_owned(),
-            format!(
-                "SELECT * FROM sf_fetch_work_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 0, 1, {NOW}, '{{\"\"}}')"
-            ),
-        ),
-        (
-            "SELECT * FROM sf_fetch_orchestration_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 1, '{}', 1000,
-                 1000000)"
-                .to_owned(),
-            format!(
-                "SELECT * FROM sf_fetch_orchestration_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 1, '{{}}', 1000,
-                     1000000, {NOW}, '{{0}}')"
-            ),
-        ),
-    ] {
-        let (whole, part) = (pages(&scene, &whole).await, pages(&scene, &part).await);
+    for (look, known) in [(WORK, "{\"\"}"), (TURN, "{0}")] {
+        let whole = pages(&scene, &format!("SELECT * FROM {look})")).await;
+        let part = pages(&scene, &format!("SELECT * FROM {look}, {NOW}, '{known}')")).await;
         println!("{whole} pages, {part} from the floor");
         assert!(whole > 1000, "the dead rows are in the way: {whole} pages");
         // It looks ahead for half a millisecond, past as many as that may be.
@@ -81,13 +71,12 @@ async fn a_look_from_the_floor_passes_no_dead_rows() {
 async fn an_activity_in_front_of_the_floor_is_found() {
     let (scene, holder) = held().await;
     let provider = &*scene.provider;
-    // Looks that take long, one after the other, raise the floor.
+    // Looks that read much, one after the other, raise the floor.
     for id in 10..26 {
         provider.enqueue_for_worker(activity("crowd", id)).await.expect("queue");
         work(provider, LONG).await;
     }
-    let look = "sf_fetch_work_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 0, 1)";
-    assert_reads_much(&scene, look).await;
+    assert_reads_much(&scene, WORK).await;
     // As of a transaction that committed long after its rows were due.
     let late = "INSERT INTO sf_work (instance_key, execution_id, activity_id, tag, available_at, payload)
         SELECT i.instance_key, 1, g, '', now() - interval '10 minutes', convert_to($1, 'UTF8')
@@ -126,8 +115,7 @@ async fn a_turn_in_front_of_the_floor_is_found() {
         assert_eq!(instance, id);
         tokens.push(token);
     }
-    let look = "sf_fetch_orchestration_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 1, '{}', 1000, 1000000)";
-    assert_reads_much(&scene, look).await;
+    assert_reads_much(&scene, TURN).await;
     // Given back, its messages are as old as they were.
     let old = "UPDATE sf_message SET visible_at = visible_at - interval '10 minutes'";
     scene.sql().await.batch_execute(old).await.expect("age the messages");
@@ -161,12 +149,10 @@ async fn a_row_that_is_locked_for_a_moment_is_not_passed_over() {
     let taking = taker.transaction().await.expect("begin");
     let take = "SELECT FROM sf_work FOR UPDATE; SELECT FROM sf_instance WHERE instance_id = 'i' FOR UPDATE";
     taking.batch_execute(take).await.expect("lock them");
-    for look in [
-        "sf_fetch_work_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 0, 1, 0)",
-        "sf_fetch_orchestration_item(gen_random_uuid(), false, 1, 1, 60000, NULL, NULL, 1, '{}', 1000, 1000000, 0)",
-    ] {
-        let sql =
-            format!("SELECT {NOW} - since_us, busy FROM {look} WHERE instance_key IS NULL AND since_us IS NOT NULL");
+    for look in [WORK, TURN] {
+        let sql = format!(
+            "SELECT {NOW} - since_us, busy FROM {look}, 0) WHERE instance_key IS NULL AND since_us IS NOT NULL"
+        );
         let row = scene.sql().await.query_one(&sql, &[]).await.expect("nothing to be had");
         let (behind_us, busy): (i64, bool) = (row.get(0), row.get(1));
         assert!(behind_us >= 30_000_000, "{look}: {behind_us} µs");
