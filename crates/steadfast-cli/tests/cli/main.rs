@@ -9,4 +9,5 @@
 
 mod commands;
 mod feed;
+mod field;
 mod place;

@@ -15,6 +15,7 @@ mod crash;
 mod durability;
 mod e2e;
 mod feed;
+mod field;
 mod harness;
 mod locks;
 mod model;

@@ -1,0 +1,1 @@
+//! Kind 17: Read verbs make no store, and need no write permission.

@@ -1,0 +1,1 @@
+//! Kind 20: The command works behind a pooler.

@@ -1,0 +1,1 @@
+//! Suite: every error, in production's configuration.

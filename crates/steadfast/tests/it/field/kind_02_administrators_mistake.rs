@@ -1,0 +1,1 @@
+//! Kind 2: Trouble that an administrator can mend fails no workflow.

@@ -1,0 +1,1 @@
+//! Kind 3: An item that kills its process takes no other with it.

@@ -1,0 +1,1 @@
+//! Kind 9: A connection attempt that hangs is not the calls' business.

@@ -1,0 +1,1 @@
+//! Kind 10: Every step of opening has a deadline.

@@ -1,0 +1,1 @@
+//! Kind 11: A listener that gives up leaves nothing behind in the server.

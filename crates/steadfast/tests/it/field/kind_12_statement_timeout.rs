@@ -1,0 +1,1 @@
+//! Kind 12: A role's statement_timeout fails no installation.

@@ -1,0 +1,1 @@
+//! Kind 14: What is installed is compared with what this version installs, object by object.

@@ -1,0 +1,1 @@
+//! Kind 17: Reading never writes.

@@ -1,0 +1,1 @@
+//! Kind 19: A start that no worker has taken can be seen and touched.

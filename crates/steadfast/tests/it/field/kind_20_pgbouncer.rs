@@ -1,0 +1,1 @@
+//! Kind 20: Work runs behind a real PgBouncer in all three modes.

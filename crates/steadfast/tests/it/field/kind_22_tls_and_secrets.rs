@@ -1,0 +1,1 @@
+//! Kind 22: Connecting refuses what libpq refuses, and says why.

@@ -1,0 +1,1 @@
+//! Kind 24: Documents agree with the code.

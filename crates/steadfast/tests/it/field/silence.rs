@@ -1,0 +1,1 @@
+//! Suite: faults cease, no input comes, and everything comes to rest.
