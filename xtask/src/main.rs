@@ -8,6 +8,7 @@
 
 mod check;
 mod database;
+mod field;
 mod golden;
 mod matrix;
 mod schema;
@@ -51,6 +52,11 @@ enum Task {
         #[arg(last = true)]
         arguments: Vec<String>,
     },
+    /// Run the long forms of what the field found, and leave dated reports in docs/evidence
+    Field {
+        /// Which suites: errors, silence, cage, kinds; all where none is named
+        suites: Vec<field::Suite>,
+    },
     /// Write crates/steadfast/sql/schema.golden.sql anew, from an installed schema
     Schema {
         /// Only compare, and fail where it differs
@@ -68,6 +74,7 @@ fn main() -> ExitCode {
         Task::Test { arguments } => test_run::run(&arguments),
         Task::Postgres { command } => database::run_command(&command),
         Task::TestMatrix { versions, arguments } => matrix::run(&versions, &arguments),
+        Task::Field { suites } => field::run(&suites),
         Task::Schema { check } => schema::run(check),
         Task::Check => check::run(),
         Task::Tidy => check::tidy().map(|()| 0),

@@ -37,7 +37,7 @@ pub(crate) fn run(versions: &[u32], arguments: &[String]) -> Result<u8> {
     for version in chosen {
         let outcome = programs(*version).and_then(|binaries| {
             let exact = binaries.version().to_owned();
-            Ok((exact, test_run::on(binaries, arguments, &guard)?))
+            Ok((exact, test_run::on(binaries, arguments, &[], &guard)?))
         });
         guard.go_on()?;
         if !matches!(&outcome, Ok((_, Outcome { code: 0, .. }))) {

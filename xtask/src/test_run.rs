@@ -1,6 +1,7 @@
 //! `xtask test`: all tests of the workspace on one private server; the invariant: its last line is the sum of them all.
 
 use std::{
+    ffi::OsStr,
     io::{self, Read, Write},
     process::Stdio,
     thread::{self, JoinHandle},
@@ -28,14 +29,19 @@ pub(crate) struct Outcome {
 /// `xtask test`.
 pub(crate) fn run(arguments: &[String]) -> Result<u8> {
     let guard = Guard::install()?;
-    let outcome = on(database::binaries()?, arguments, &guard)?;
+    let outcome = on(database::binaries()?, arguments, &[], &guard)?;
     eprintln!("xtask: tests took {} s", outcome.took.as_secs());
     println!("tests: {}", outcome.totals);
     Ok(outcome.code)
 }
 
-/// Runs all tests on a server of these programs.
-pub(crate) fn on(binaries: Binaries, arguments: &[String], guard: &Guard) -> Result<Outcome> {
+/// Runs all tests on a server of these programs, with these variables beside those of the server.
+pub(crate) fn on(
+    binaries: Binaries,
+    arguments: &[String],
+    variables: &[(&str, &OsStr)],
+    guard: &Guard,
+) -> Result<Outcome> {
     let started = Instant::now();
     let cluster = database::start(binaries)?;
     let mut command = cargo(&["test", "--all-features", "--no-fail-fast"]);
@@ -48,6 +54,7 @@ pub(crate) fn on(binaries: Binaries, arguments: &[String], guard: &Guard) -> Res
         command.env("RUST_TEST_THREADS", "8");
     }
     database::tell(&mut command, &cluster);
+    command.envs(variables.iter().copied());
     let mut child = guard.start(&mut command)?;
     let reader = child.stdout.take().map(|stdout| thread::spawn(move || copy(stdout)));
     let status = guard.wait(&mut child)?;
