@@ -9,21 +9,22 @@
     reason = "a tool for tests: what cannot go on panics"
 )]
 
+mod upstream;
 mod wire;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use self::upstream::Upstream;
 use self::wire::{Backend, Frontend, Unit};
 
 /// What happens to the next request that matches.
@@ -44,32 +45,6 @@ enum Frozen {
     Everything,
     /// Connections on which somebody listens for notifications, of the first so many.
     Listeners(u64),
-}
-
-/// Where the real server listens.
-#[derive(Clone, Debug)]
-enum Upstream {
-    Tcp(String, u16),
-    Unix(PathBuf),
-}
-
-impl Upstream {
-    async fn connect(
-        &self,
-    ) -> std::io::Result<(Box<dyn AsyncRead + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>)> {
-        Ok(match self {
-            Self::Tcp(host, port) => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                stream.set_nodelay(true)?;
-                let (read, write) = stream.into_split();
-                (Box::new(read), Box::new(write))
-            }
-            Self::Unix(path) => {
-                let (read, write) = UnixStream::connect(path).await?.into_split();
-                (Box::new(read), Box::new(write))
-            }
-        })
-    }
 }
 
 /// Waits for one fault to happen.
@@ -101,6 +76,7 @@ struct Trap {
 struct Counters {
     connections: AtomicU64,
     open: AtomicU64,
+    hung: AtomicU64,
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
     round_trips: AtomicU64,
@@ -116,9 +92,13 @@ struct Shared {
     delay_up: AtomicU64,
     delay_down: AtomicU64,
     refusing: AtomicBool,
+    /// Connections with a higher number are accepted and hang.
+    welcome: AtomicU64,
     frozen: watch::Sender<Frozen>,
     /// Counts the half-closings: no connection delivers answers any more when this changes.
     halves: watch::Sender<u64>,
+    /// Counts the times that hanging connections are ended.
+    hangs: watch::Sender<u64>,
     /// Counts the cuts: a connection ends when this changes.
     cuts: watch::Sender<u64>,
 }
@@ -164,16 +144,7 @@ impl Drop for Proxy {
 impl Proxy {
     /// In front of the server that a database URL names, by TCP or by Unix socket.
     pub async fn start(database_url: &str) -> Self {
-        let config: tokio_postgres::Config = database_url.parse().expect("a database URL");
-        let port = config.get_ports().first().copied().unwrap_or(5432);
-        let upstream = match config.get_hosts().first() {
-            Some(tokio_postgres::config::Host::Tcp(host)) => Upstream::Tcp(host.clone(), port),
-            Some(tokio_postgres::config::Host::Unix(directory)) => {
-                Upstream::Unix(directory.join(format!(".s.PGSQL.{port}")))
-            }
-            None => Upstream::Tcp("127.0.0.1".to_owned(), port),
-        };
-
+        let upstream = Upstream::of(database_url);
         let listener = TcpListener::bind(("127.0.0.1", 0))
             .await
             .expect("listen on a free port");
@@ -186,8 +157,10 @@ impl Proxy {
             delay_up: AtomicU64::new(0),
             delay_down: AtomicU64::new(0),
             refusing: AtomicBool::new(false),
+            welcome: AtomicU64::new(u64::MAX),
             frozen: watch::Sender::new(Frozen::Nothing),
             halves: watch::Sender::new(0),
+            hangs: watch::Sender::new(0),
             cuts: watch::Sender::new(0),
         });
         let accepting = tokio::spawn(accept(listener, Arc::clone(&shared)));
@@ -287,6 +260,24 @@ impl Proxy {
         self.shared.refusing.store(false, Ordering::Relaxed);
     }
 
+    /// So many more connections work; those made after them are accepted, and hang until [`welcome_all`](Self::welcome_all)
+    /// or the proxy's end.
+    pub fn welcome(&self, connections: u64) {
+        let last = self.connections().saturating_add(connections);
+        self.shared.welcome.store(last, Ordering::Relaxed);
+    }
+
+    /// New connections work again; those that hang end.
+    pub fn welcome_all(&self) {
+        self.shared.welcome.store(u64::MAX, Ordering::Relaxed);
+        self.shared.hangs.send_modify(|hangs| *hangs += 1);
+    }
+
+    /// Connections that were accepted and hang, so far.
+    pub fn hung(&self) -> u64 {
+        self.shared.counters.hung.load(Ordering::Relaxed)
+    }
+
     /// Connections that were made and not refused, so far.
     pub fn connections(&self) -> u64 {
         self.shared.counters.connections.load(Ordering::Relaxed)
@@ -348,9 +339,27 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
             // An error is an end of the connection like any other.
-            let _ = connection(client, number, &shared).await;
+            let _ = if number > shared.welcome.load(Ordering::Relaxed) {
+                hang(client, &shared).await
+            } else {
+                connection(client, number, &shared).await
+            };
             shared.counters.open.fetch_sub(1, Ordering::Relaxed);
         });
+    }
+}
+
+/// Says nothing, whatever the client says, until one of both has enough.
+async fn hang(mut client: TcpStream, shared: &Shared) -> std::io::Result<()> {
+    let (mut hangs, mut cuts) = (shared.hangs.subscribe(), shared.cuts.subscribe());
+    shared.counters.hung.fetch_add(1, Ordering::Relaxed);
+    let mut ignored = vec![0; 1 << 10];
+    loop {
+        tokio::select! {
+            length = client.read(&mut ignored) => if length? == 0 { return Ok(()) },
+            _ = hangs.changed() => return Ok(()),
+            _ = cuts.changed() => return Ok(()),
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 //! duroxide replays orchestrations; Steadfast keeps their histories, queues, leases, timers, sessions and key-values,
 //! and wakes whoever must work. See the README for guarantees and limits, `ARCHITECTURE.md` for the code.
 
+#[cfg(feature = "postgres")]
+mod background;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod batch;
 #[cfg(feature = "embedded")]

@@ -16,6 +16,7 @@ use super::provider::PostgresProvider;
 use super::schema;
 use super::store::Store;
 use super::target::{ConnectTarget, Connected, TargetError};
+use crate::background::Background;
 use crate::fault::Faults;
 use crate::feed::{Feed, Level, Retention};
 
@@ -105,6 +106,10 @@ pub struct OpenError {
 impl OpenError {
     pub(crate) fn new(kind: OpenErrorKind, message: String) -> Self {
         Self { kind, message }
+    }
+
+    fn no_thread(error: std::io::Error) -> Self {
+        Self::new(OpenErrorKind::Configuration, format!("cannot start a thread: {error}"))
     }
 
     /// What kind of trouble it was.
@@ -293,6 +298,7 @@ impl Builder {
     /// [`OpenError`]; its [`kind`](OpenError::kind) says what to do about it. Nothing is left behind.
     pub async fn connect(self) -> Result<PostgresProvider, OpenError> {
         schema::check_name(&self.schema)?;
+        let background = Background::start().map_err(OpenError::no_thread)?;
         let target = self
             .target?
             .with_default_application_name("steadfast")
@@ -312,7 +318,7 @@ impl Builder {
             schema::prepare(client, &name, migrations).await
         })
         .await?;
-        let pipe = Pipe::new(connector.clone(), settings, self.faults)?;
+        let pipe = Pipe::new(connector.clone(), settings, self.faults, background);
         Ok(PostgresProvider::over(Store::new(
             pipe,
             connector,

@@ -9,16 +9,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use deadpool::managed::{self, Metrics, Pool, RecycleError, RecycleResult};
 use futures_util::StreamExt;
 use tokio::task::AbortHandle;
 use tokio_postgres::{Client, Row, Statement};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::error::StoreError;
 use super::params::Params;
+use super::pool::{Connect, Pool};
 use super::store::later;
 use super::target::{ConnectError, ConnectTarget, Connected};
+use crate::background::Background;
 use crate::fault::{Fault, Faults, When};
 
 /// Gives the password for a new connection; asked again when the server refused the last one.
@@ -85,7 +87,7 @@ impl Connector {
 
     async fn attempt(&self) -> Result<Connected, AttemptError> {
         let password = match &self.password {
-            Some(ask) => Some(ask().await.map_err(|e| AttemptError::Password(e.to_string()))?),
+            Some(ask) => Some(asked(Arc::clone(ask)).await.map_err(AttemptError::Password)?),
             None => None,
         };
         // Our functions take their snapshots per statement: they need READ COMMITTED whatever the server's
@@ -99,6 +101,15 @@ impl Connector {
             .connect(password.as_deref(), startup)
             .await
             .map_err(AttemptError::Connect)
+    }
+}
+
+/// Asks for a password, in a task of its own: what somebody else wrote may panic.
+async fn asked(ask: PasswordProvider) -> Result<String, String> {
+    let answer = AbortOnDropHandle::new(tokio::spawn(async move { ask().await }));
+    match answer.await {
+        Ok(answer) => answer.map_err(|e| e.to_string()),
+        Err(ended) => Err(ended.to_string()),
     }
 }
 
@@ -133,16 +144,13 @@ impl Drop for PooledConnection {
     }
 }
 
-pub(crate) struct Manager(Connector);
+impl Connect for Connector {
+    type Connection = PooledConnection;
 
-impl managed::Manager for Manager {
-    type Type = PooledConnection;
-    type Error = StoreError;
-
-    async fn create(&self) -> Result<PooledConnection, StoreError> {
+    async fn connect(&self) -> Result<PooledConnection, StoreError> {
         let Connected {
             client, mut messages, ..
-        } = self.0.connect().await?;
+        } = Connector::connect(self).await?;
         let driver = tokio::spawn(async move {
             while let Some(message) = messages.next().await {
                 if let Err(error) = message {
@@ -160,41 +168,13 @@ impl managed::Manager for Manager {
         })
     }
 
-    async fn recycle(&self, connection: &mut PooledConnection, _: &Metrics) -> RecycleResult<StoreError> {
-        if connection.client.is_closed() {
-            Err(RecycleError::message("closed"))
-        } else {
-            Ok(())
-        }
+    fn is_open(connection: &PooledConnection) -> bool {
+        !connection.client.is_closed()
     }
 }
 
 /// How long an administrative call that works through many rows may take.
 const SLOW_CALL: Duration = Duration::from_secs(600);
-
-/// A connection in use. Unless it is given back it is closed: a call that was dropped half-way, with its future, leaves a
-/// connection on which somebody else's answer is still to come.
-struct Checkout {
-    object: Option<managed::Object<Manager>>,
-}
-
-impl Checkout {
-    fn new(object: managed::Object<Manager>) -> Self {
-        Self { object: Some(object) }
-    }
-
-    fn give_back(mut self) {
-        self.object.take();
-    }
-}
-
-impl Drop for Checkout {
-    fn drop(&mut self) {
-        if let Some(object) = self.object.take() {
-            drop(managed::Object::take(object));
-        }
-    }
-}
 
 /// Two functions that are called as one statement.
 pub(crate) struct Pair {
@@ -224,7 +204,8 @@ fn places(from: usize, to: usize, dependent: Option<usize>) -> String {
 
 /// Calls stored functions.
 pub(crate) struct Pipe {
-    pool: Pool<Manager>,
+    pool: Pool<Connector>,
+    background: Background,
     settings: PipeSettings,
     quoted_schema: String,
     faults: Faults,
@@ -239,22 +220,18 @@ impl fmt::Debug for Pipe {
 }
 
 impl Pipe {
-    pub(crate) fn new(connector: Connector, settings: PipeSettings, faults: Faults) -> Result<Self, StoreError> {
-        let pool = Pool::builder(Manager(connector))
-            .max_size(settings.pool_size.max(1))
-            .runtime(deadpool::Runtime::Tokio1)
-            // The connection used last: its server process has its plans and pages at hand.
-            .queue_mode(managed::QueueMode::Lifo)
-            .wait_timeout(Some(settings.call_timeout))
-            .build()
-            .map_err(|e| StoreError::Rejected(e.to_string()))?;
-        let quoted_schema = quote_identifier(&settings.schema);
-        Ok(Self {
-            pool,
+    pub(crate) fn new(connector: Connector, settings: PipeSettings, faults: Faults, background: Background) -> Self {
+        Self {
+            pool: Pool::new(connector, settings.pool_size, background),
+            background,
+            quoted_schema: quote_identifier(&settings.schema),
             settings,
-            quoted_schema,
             faults,
-        })
+        }
+    }
+
+    pub(crate) fn background(&self) -> Background {
+        self.background
     }
 
     pub(crate) fn settings(&self) -> &PipeSettings {
@@ -271,8 +248,7 @@ impl Pipe {
 
     /// Connections in the pool now: (open, of those idle).
     pub(crate) fn connections(&self) -> (usize, usize) {
-        let status = self.pool.status();
-        (status.size, status.available)
+        self.pool.connections()
     }
 
     /// Calls `function` once. A failure may leave it done: see [`StoreError::is_in_doubt`].
@@ -336,7 +312,7 @@ impl Pipe {
         params: &Params,
         give_up: Instant,
     ) -> Result<Vec<Row>, StoreError> {
-        let mut retry = Retry::new(give_up);
+        let mut retry = self.retry(give_up);
         loop {
             match self.call(function, params).await {
                 Err(error) if error.is_retryable() => {
@@ -346,6 +322,15 @@ impl Pipe {
                 }
                 other => return other,
             }
+        }
+    }
+
+    /// Pauses between repetitions, until then.
+    pub(crate) fn retry(&self, give_up: Instant) -> Retry {
+        Retry {
+            background: self.background,
+            give_up,
+            attempts: 0,
         }
     }
 
@@ -372,7 +357,7 @@ impl Pipe {
                 message: "injected".to_owned(),
             });
         }
-        let mut connection = Checkout::new(self.pool.get().await.map_err(|e| self.pool_error(e))?);
+        let mut connection = self.pool.get(self.settings.call_timeout).await?;
         let answered = if matches!(before, Some(Fault::Cut)) {
             Err(StoreError::Connection("injected".to_owned()))
         } else {
@@ -381,12 +366,15 @@ impl Pipe {
             } else {
                 self.settings.call_timeout
             };
-            match connection.object.as_mut() {
+            match connection.connection() {
                 None => Err(StoreError::Closed),
-                Some(object) => match tokio::time::timeout(timeout, self.query(object, request, params)).await {
-                    Ok(answer) => answer,
-                    Err(_) => Err(StoreError::Timeout(timeout)),
-                },
+                Some(lent) => {
+                    let asked = self.query(lent, request, params);
+                    match self.background.timeout(timeout, asked).await {
+                        Ok(answer) => answer,
+                        Err(_) => Err(StoreError::Timeout(timeout)),
+                    }
+                }
             }
         };
         let answered = match self.strike(request, When::After).await {
@@ -425,15 +413,6 @@ impl Pipe {
         Ok(connection.client.query(&statement, &params.refs()).await?)
     }
 
-    fn pool_error(&self, error: managed::PoolError<StoreError>) -> StoreError {
-        match error {
-            managed::PoolError::Backend(e) => e,
-            managed::PoolError::Timeout(_) => StoreError::PoolTimeout(self.settings.call_timeout),
-            managed::PoolError::Closed => StoreError::Closed,
-            other => StoreError::Rejected(other.to_string()),
-        }
-    }
-
     /// Closes idle connections; those in use close when they come back.
     pub(crate) fn close(&self) {
         self.pool.close();
@@ -442,15 +421,12 @@ impl Pipe {
 
 /// Pauses between repetitions: growing, bounded, with jitter so that many callers do not return as one.
 pub(crate) struct Retry {
+    background: Background,
     give_up: Instant,
     attempts: u32,
 }
 
 impl Retry {
-    pub(crate) fn new(give_up: Instant) -> Self {
-        Self { give_up, attempts: 0 }
-    }
-
     /// Waits before the next attempt; `false` when there is no time for one.
     pub(crate) async fn pause(&mut self, function: &'static str, error: &StoreError) -> bool {
         const LONGEST: Duration = Duration::from_millis(1000);
@@ -462,7 +438,7 @@ impl Retry {
         }
         metrics::counter!("steadfast_call_retries_total", "function" => function).increment(1);
         tracing::debug!(target: "steadfast", function, attempts = self.attempts, %error, "repeating a call");
-        tokio::time::sleep(pause).await;
+        self.background.sleep(pause).await;
         true
     }
 }

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, oneshot};
 use tokio_postgres::Row;
-use tokio_util::task::TaskTracker;
 
 use super::error::StoreError;
 use super::exchange::Targets;
@@ -19,15 +18,18 @@ use super::lane::Hand;
 use super::listen::{Hints, Queue};
 use super::params::Params;
 use super::store::{Store, later};
+use crate::background::{Background, Tasks};
 use crate::wake::{Found, Look, Moment, WaiterId, Wake};
 
 mod along;
 mod claim;
 mod returning;
+mod under_way;
 
 pub(crate) use claim::{ClaimTerms, Claimed};
 
 use returning::Returning;
+use under_way::UnderWay;
 
 /// Claims items for waiters.
 pub(crate) trait Claimer: Send + Sync + Sized + 'static {
@@ -114,7 +116,8 @@ pub(crate) struct FetchLane<C: Claimer> {
     state: Mutex<State<C>>,
     alarm: Notify,
     hints: OnceLock<Hints>,
-    tasks: TaskTracker,
+    tasks: Tasks,
+    background: Background,
     /// Upper bound of the polling interval while no hints arrive.
     slowest_poll: Duration,
 }
@@ -124,7 +127,7 @@ const MAX_ITEMS: usize = 128;
 const FASTEST_POLL: Duration = Duration::from_millis(10);
 
 impl<C: Claimer> FetchLane<C> {
-    pub(crate) fn new(claimer: C, tasks: TaskTracker, slowest_poll: Duration) -> Arc<Self> {
+    pub(crate) fn new(claimer: C, tasks: Tasks, background: Background, slowest_poll: Duration) -> Arc<Self> {
         let mut wake = Wake::new(MAX_ITEMS);
         wake.poll_every(Some(FASTEST_POLL));
         let lane = Arc::new(Self {
@@ -143,6 +146,7 @@ impl<C: Claimer> FetchLane<C> {
             alarm: Notify::new(),
             hints: OnceLock::new(),
             tasks,
+            background,
             slowest_poll: slowest_poll.max(FASTEST_POLL),
         });
         lane.tasks.spawn(ring(Arc::downgrade(&lane)));
@@ -190,7 +194,7 @@ impl<C: Claimer> FetchLane<C> {
         self.register_sleepers();
         match wait {
             None => (&mut ticket.answered).await.unwrap_or(Err(StoreError::Closed)),
-            Some(wait) => match tokio::time::timeout(wait, &mut ticket.answered).await {
+            Some(wait) => match self.background.timeout(wait, &mut ticket.answered).await {
                 Ok(answer) => answer.unwrap_or(Err(StoreError::Closed)),
                 Err(_) => ticket.time_is_up(),
             },
@@ -296,13 +300,14 @@ impl<C: Claimer> FetchLane<C> {
 
     fn spawn_looks(self: &Arc<Self>, looks: Vec<Look<C::Group>>) {
         for look in looks {
-            let lane = Arc::clone(self);
+            let (lane, look) = (Arc::clone(self), UnderWay::new(self, look));
             self.tasks.spawn(async move { lane.look(look).await });
         }
     }
 
-    async fn look(self: Arc<Self>, mut look: Look<C::Group>) {
-        let (ids, seats) = self.seats_of(&mut look);
+    async fn look(self: Arc<Self>, mut under_way: UnderWay<C>) {
+        let look = &mut under_way.look;
+        let (ids, seats) = self.seats_of(look);
         let result = match (self.claimer.store(), seats.is_empty()) {
             (_, true) => Ok(Claimed::again()),
             (None, _) => Err(StoreError::Closed),
@@ -314,7 +319,7 @@ impl<C: Claimer> FetchLane<C> {
                 Self::taken(&store, &look.group, &seats, &terms, answer).await
             }
         };
-        self.finish(look, &ids, &seats, result).await;
+        self.finish(under_way, &ids, &seats, result).await;
     }
 
     /// Those whom a look is for and who still wait; the others are taken out of it.
@@ -359,18 +364,19 @@ impl<C: Claimer> FetchLane<C> {
     /// Hands out what a look found, and goes on to the next.
     async fn finish(
         self: &Arc<Self>,
-        look: Look<C::Group>,
+        under_way: UnderWay<C>,
         ids: &[WaiterId],
         seats: &[C::Seat],
         result: Result<Claimed<C::Item>, StoreError>,
     ) {
         let left = match result {
-            Ok(claimed) => self.deliver(&look, ids, seats, claimed),
+            Ok(claimed) => self.deliver(&under_way.look, ids, seats, claimed),
             Err(error) => {
-                self.report(&look, ids, error);
+                self.report(&under_way.look, ids, error);
                 Vec::new()
             }
         };
+        under_way.answered();
         self.give_back(left).await;
         self.pump();
         self.register_sleepers();

@@ -1,6 +1,6 @@
 //! Sends coalesced calls: the async side of [`crate::batch`].
 //!
-//! Invariants: a batch runs to its end in a task of its own, whatever becomes of the callers; every caller gets the
+//! Invariants: a batch runs to its end in a task of its own, whatever becomes of the callers and their runtimes; every caller gets the
 //! truth about its own operation; a caller whose operation must wait for a row held elsewhere waits apart, not with
 //! its batch; an operation that the server refuses in an unexpected way fails alone.
 
@@ -10,7 +10,6 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::connection::Retry;
 use super::error::StoreError;
 use super::params::Params;
 use super::store::Store;
@@ -65,7 +64,7 @@ impl<B: Batch> BatchLane<B> {
         let bytes = B::bytes(&call);
         self.lock().push(Entry { call, answer }, bytes);
         self.pump();
-        answered.await.unwrap_or(Err(StoreError::Closed))
+        answered.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
 
     fn pump(self: &Arc<Self>) {
@@ -92,12 +91,21 @@ impl<B: Batch> BatchLane<B> {
         }
     }
 
+    /// Why a call has come back without an answer: nobody is there to send it, or its batch has panicked.
+    fn unanswered(&self) -> StoreError {
+        match self.store.upgrade() {
+            None => StoreError::Closed,
+            Some(_) => StoreError::Connection("the call was given up half-way".to_owned()),
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Lane<Entry<B>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The place of a batch that is under way. However the batch ends, the next one follows.
+/// The place of a batch that is under way. However the batch ends, the next one follows. (In a task of the background,
+/// which refuses none: where a runtime refuses tasks by dropping them, this would begin the next batch for ever.)
 struct Place<B: Batch> {
     lane: Arc<BatchLane<B>>,
     calls: usize,
@@ -322,7 +330,7 @@ pub(crate) fn answer_each<B: Coded>(store: &Arc<Store>, entries: Vec<Entry<B>>, 
 async fn wait_apart<B: Coded>(store: Arc<Store>, entry: Entry<B>) {
     let give_up = B::give_up(&store, &entry.call);
     let params = B::params(&store, &[&entry.call], &Terms::new(&store, give_up, true));
-    let mut retry = Retry::new(give_up);
+    let mut retry = store.pipe.retry(give_up);
     let result = loop {
         let attempt = {
             let Ok(_permit) = store.side_lane.acquire().await else {

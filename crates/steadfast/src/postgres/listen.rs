@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::Connector;
 use super::error::StoreError;
 use super::target::Connected;
+use crate::background::Tasks;
 use crate::fault::Faults;
 
 /// The two queues.
@@ -149,7 +150,7 @@ const RECHECK: Duration = Duration::from_secs(300);
 
 impl Hints {
     /// Starts the listener's task; it connects when it is first needed.
-    pub(crate) fn start(listener: Listener, tasks: &tokio_util::task::TaskTracker) -> Self {
+    pub(crate) fn start(listener: Listener, tasks: &Tasks) -> Self {
         let (commands, inbox) = mpsc::unbounded_channel();
         let state = Arc::new(AtomicU8::new(ListenerState::Idle as u8));
         let shared = Shared {

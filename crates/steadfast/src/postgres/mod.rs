@@ -15,6 +15,7 @@ mod lane;
 mod listen;
 mod op;
 mod params;
+mod pool;
 mod provider;
 mod schema;
 mod store;

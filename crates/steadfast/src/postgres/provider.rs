@@ -34,8 +34,12 @@ use crate::turn::EncodedTurn;
 
 /// A duroxide provider on PostgreSQL. Clones share everything.
 ///
-/// Call [`close`](Self::close) before the process ends; dropping the last clone does the same in the background, if
-/// it happens within a Tokio runtime and that lives on.
+/// It may be used from several runtimes, and outlives each of them: what it has to do it does in threads of its own. A
+/// call whose future is dropped, with its runtime or without, is not sent if it was not sent yet, and otherwise takes
+/// its course; what it had claimed goes back.
+///
+/// Call [`close`](Self::close) before the process ends; dropping the last clone does the same in the background, without
+/// waiting for it.
 #[derive(Clone)]
 pub struct PostgresProvider(Arc<Handle>);
 
@@ -45,13 +49,12 @@ struct Handle(Arc<Store>);
 impl Drop for Handle {
     fn drop(&mut self) {
         self.0.begin_close();
-        match tokio::runtime::Handle::try_current() {
+        if self.0.is_busy() {
             // Claims that are under way must find connections to give back what they bring.
-            Ok(runtime) if self.0.is_busy() => {
-                let store = Arc::clone(&self.0);
-                runtime.spawn(async move { store.close().await });
-            }
-            _ => self.0.pipe.close(),
+            let store = Arc::clone(&self.0);
+            self.0.pipe.background().spawn(async move { store.close().await });
+        } else {
+            self.0.pipe.close();
         }
     }
 }

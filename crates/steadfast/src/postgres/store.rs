@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use super::builder::LongPoll;
 use super::connection::{Connector, Pipe};
@@ -32,6 +31,7 @@ use super::op::get_custom_status::CustomStatuses;
 use super::op::read::Reads;
 use super::op::renew_orchestration_item_lock::RenewTurns;
 use super::op::renew_work_item_lock::RenewWork;
+use crate::background::Tasks;
 use crate::feed::Bell;
 use crate::group::{TurnGroup, WorkGroup};
 use crate::history_cache::HistoryCache;
@@ -42,7 +42,7 @@ pub(crate) struct Store {
     pub(crate) pipe: Pipe,
     pub(crate) connector: Connector,
     pub(crate) long_poll: LongPoll,
-    pub(crate) tasks: TaskTracker,
+    pub(crate) tasks: Tasks,
     pub(crate) side_lane: Semaphore,
     pub(crate) turns: Arc<FetchLane<TurnClaimer>>,
     pub(crate) work: Arc<FetchLane<WorkClaimer>>,
@@ -74,13 +74,14 @@ impl Store {
         cache_bytes: usize,
         feed: FeedSide,
     ) -> Arc<Self> {
-        let tasks = TaskTracker::new();
+        let background = pipe.background();
+        let tasks = Tasks::new(background);
         let stop = CancellationToken::new();
         let side = (pipe.settings().pool_size / 4).max(1);
         Arc::new_cyclic(|weak: &Weak<Self>| {
             let slowest = long_poll.slowest_poll_interval.min(long_poll.fallback_poll_interval);
-            let turns = FetchLane::new(TurnClaimer(weak.clone()), tasks.clone(), slowest);
-            let work = FetchLane::new(WorkClaimer(weak.clone()), tasks.clone(), slowest);
+            let turns = FetchLane::new(TurnClaimer(weak.clone()), tasks.clone(), background, slowest);
+            let work = FetchLane::new(WorkClaimer(weak.clone()), tasks.clone(), background, slowest);
             let hints = long_poll.enabled.then(|| {
                 let listener = Listener {
                     connector: connector.clone(),
@@ -241,7 +242,8 @@ impl Store {
     pub(crate) async fn close(&self) {
         self.begin_close();
         // Bounded: a server that does not answer must not keep a process from ending.
-        let _ = tokio::time::timeout(self.pipe.settings().call_timeout, self.tasks.wait()).await;
+        let limit = self.pipe.settings().call_timeout;
+        let _ = self.pipe.background().timeout(limit, self.tasks.wait()).await;
         self.pipe.close();
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 use futures_util::future::BoxFuture;
 use tokio_postgres::Row;
 
-use super::{ClaimTerms, Claimed, Claimer, FetchLane, Mark};
+use super::{ClaimTerms, Claimed, Claimer, FetchLane, Mark, UnderWay};
 use crate::postgres::error::StoreError;
 use crate::postgres::exchange::{Passenger, Targets};
 use crate::postgres::lane::Hand;
@@ -55,19 +55,20 @@ impl<C: Claimer> FetchLane<C> {
     fn passenger(
         self: &Arc<Self>,
         store: Arc<Store>,
-        mut look: Look<C::Group>,
+        look: Look<C::Group>,
         mut returning: Vec<C::Seat>,
         targets: Option<Targets>,
     ) -> Box<dyn Passenger> {
-        let (ids, mut seats) = self.seats_of(&mut look);
-        returning.truncate(look.returning);
+        let mut under_way = UnderWay::new(self, look);
+        let (ids, mut seats) = self.seats_of(&mut under_way.look);
+        returning.truncate(under_way.look.returning);
         seats.append(&mut returning);
         let mut terms = ClaimTerms::new(targets.is_none());
         terms.whole = self.any_at_once(&ids);
         Box::new(Along {
             lane: Arc::clone(self),
             store,
-            look,
+            under_way,
             ids,
             seats,
             terms,
@@ -81,7 +82,7 @@ impl<C: Claimer> FetchLane<C> {
 struct Along<C: Claimer> {
     lane: Arc<FetchLane<C>>,
     store: Arc<Store>,
-    look: Look<C::Group>,
+    under_way: UnderWay<C>,
     ids: Vec<WaiterId>,
     seats: Vec<C::Seat>,
     terms: ClaimTerms,
@@ -106,7 +107,7 @@ impl<C: Claimer> Passenger for Along<C> {
 
     fn hand(&self) -> Option<Hand> {
         self.targets.as_ref()?;
-        C::hand(&self.look.group, self.seats.len(), &self.terms)
+        C::hand(&self.under_way.look.group, self.seats.len(), &self.terms)
     }
 
     fn limit_at(&self) -> usize {
@@ -114,7 +115,7 @@ impl<C: Claimer> Passenger for Along<C> {
     }
 
     fn params(&self) -> Params {
-        let group = &self.look.group;
+        let group = &self.under_way.look.group;
         match &self.targets {
             Some(targets) => C::direct_params(&self.store, group, self.seats.len(), &self.terms, targets),
             None => C::params(&self.store, group, &self.seats, &self.terms, false),
@@ -124,7 +125,7 @@ impl<C: Claimer> Passenger for Along<C> {
     fn made(&mut self, units: usize) -> bool {
         self.made = units;
         let mut state = self.lane.lock();
-        state.wake.signal_along(&mut self.look);
+        state.wake.signal_along(&mut self.under_way.look);
         state.keep(units)
     }
 
@@ -133,7 +134,7 @@ impl<C: Claimer> Passenger for Along<C> {
             let Self {
                 lane,
                 store,
-                look,
+                under_way,
                 ids,
                 seats,
                 terms,
@@ -143,12 +144,12 @@ impl<C: Claimer> Passenger for Along<C> {
             let result = match answer {
                 // Nothing was claimed, for a reason that may be the other half's: look again, alone.
                 Err(error) if !error.is_in_doubt() => Ok(Claimed::again()),
-                answer => FetchLane::<C>::taken(&store, &look.group, &seats, &terms, answer).await,
+                answer => FetchLane::<C>::taken(&store, &under_way.look.group, &seats, &terms, answer).await,
             };
             // Activities that the call queued and could not hand over (another tag) are for an ordinary look.
             let handed = result.as_ref().map_or(0, |claimed| claimed.items.len());
             let left = matches!(targets, Some(Targets::Work(_))) && handed < made.min(seats.len());
-            lane.finish(look, &ids, &seats, result).await;
+            lane.finish(under_way, &ids, &seats, result).await;
             if left {
                 lane.released();
             }
