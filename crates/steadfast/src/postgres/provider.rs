@@ -51,7 +51,7 @@ impl Drop for Handle {
                 let store = Arc::clone(&self.0);
                 runtime.spawn(async move { store.close().await });
             }
-            _ => self.0.pipe.close(),
+            _ => self.0.end_at_once(),
         }
     }
 }
