@@ -40,6 +40,7 @@ pub struct Cluster {
     account: Account,
     home: Home,
     keeper: Keeper,
+    environment: Vec<(String, String)>,
     port: u16,
     /// `None` while the server is stopped.
     server: Mutex<Option<Child>>,
@@ -68,13 +69,14 @@ impl Cluster {
         let mut tries = 1;
         loop {
             let port = free_port()?;
-            match server::start(&binaries, account, &home, &keeper, port) {
+            match server::start(&binaries, account, &home, &keeper, &options.environment, port) {
                 Ok(child) => {
                     return Ok(Self {
                         binaries,
                         account,
                         home,
                         keeper,
+                        environment: options.environment,
                         port,
                         server: Mutex::new(Some(child)),
                     });
@@ -111,7 +113,14 @@ impl Cluster {
         }
         let mut tries = 1;
         loop {
-            match server::start(&self.binaries, self.account, &self.home, &self.keeper, self.port) {
+            match server::start(
+                &self.binaries,
+                self.account,
+                &self.home,
+                &self.keeper,
+                &self.environment,
+                self.port,
+            ) {
                 Ok(child) => {
                     *server = Some(child);
                     return Ok(());

@@ -21,6 +21,8 @@ pub struct Options {
     pub stat_statements: bool,
     /// Further settings, as for `postgresql.conf`; they win over the above.
     pub extra_settings: Vec<(String, String)>,
+    /// Variables for the server's environment, such as `LD_PRELOAD`; `initdb` does not get them.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Options {
@@ -32,6 +34,7 @@ impl Options {
             durable: true,
             stat_statements: true,
             extra_settings: Vec::new(),
+            environment: Vec::new(),
         }
     }
 
@@ -39,6 +42,13 @@ impl Options {
     #[must_use]
     pub fn setting(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.extra_settings.push((name.into(), value.into()));
+        self
+    }
+
+    /// Adds one variable to the server's environment.
+    #[must_use]
+    pub fn variable(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.environment.push((name.into(), value.into()));
         self
     }
 

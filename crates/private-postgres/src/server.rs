@@ -73,6 +73,7 @@ pub(crate) fn start(
     account: Account,
     home: &Home,
     keeper: &Keeper,
+    environment: &[(String, String)],
     port: u16,
 ) -> Result<Child, Failure> {
     let log_path = home.log();
@@ -92,6 +93,7 @@ pub(crate) fn start(
     // A group of its own: Ctrl-C is for the owner, who stops the server when its clients are done.
     command.process_group(0);
     clean_environment(&mut command);
+    command.envs(environment.iter().map(|(name, value)| (name, value)));
     account.apply(&mut command);
     let mut child = keeper.spawn(command).map_err(Error::io("start postgres"))?;
     match wait_until_ready(&mut child, home, port) {

@@ -921,7 +921,7 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_feed_assign(p_limit integer, p_rotate_bytes bigint, OUT moved bigint, OUT more boolean) RETURNS record
+CREATE FUNCTION steadfast_golden.sf_feed_assign(p_limit integer, p_rotate_bytes bigint, OUT moved bigint, OUT more boolean, OUT busy boolean) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET enable_hashjoin TO 'on'
@@ -932,12 +932,19 @@ DECLARE
 BEGIN
     moved := 0;
     more := false;
-    -- In a statement of its own: the next one takes its snapshot when whoever held the lock has committed.
-    IF NOT pg_try_advisory_xact_lock(hashtextextended('steadfast feed ' || current_schema(), 0)) THEN
-        RETURN;
-    END IF;
+    busy := false;
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'sf_feed_assign needs READ COMMITTED' USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    -- Whatever the caller has committed is seen here, or has been moved. To lock the row is to write: not for nothing.
+    IF NOT EXISTS (SELECT FROM sf_feed_pending_0) AND NOT EXISTS (SELECT FROM sf_feed_pending_1) THEN
+        RETURN;
+    END IF;
+    -- In a statement of its own: the next one takes its snapshot when whoever held the lock has committed.
+    PERFORM FROM sf_feed_head h FOR NO KEY UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        busy := true;
+        RETURN;
     END IF;
     PERFORM sf_feed_rotate(p_rotate_bytes);
     LOOP
@@ -1911,7 +1918,7 @@ BEGIN
     RETURN least(timestamptz 'epoch' + p_since_us * interval '1 microsecond', sf_look_recent(p_now));
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_poll_due() RETURNS TABLE(turn_due_ms bigint, work_due_ms bigint)
+CREATE FUNCTION steadfast_golden.sf_poll_due() RETURNS TABLE(turn_due_ms bigint, work_due_ms bigint, feed_pending boolean)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -1935,7 +1942,8 @@ BEGIN
                 ORDER BY w.available_at LIMIT 1) c
             UNION ALL
             -- Whose sessions are whose is for a claim to find out.
-            (SELECT v_now FROM sf_work w WHERE w.session_key IS NOT NULL LIMIT 1)) d);
+            (SELECT v_now FROM sf_work w WHERE w.session_key IS NOT NULL LIMIT 1)) d),
+        EXISTS (SELECT FROM sf_feed_pending_0) OR EXISTS (SELECT FROM sf_feed_pending_1);
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_prunable_instances(p_instances text[], p_filter_completed_before_ms bigint, p_limit bigint) RETURNS TABLE(instance_id text)

@@ -1,10 +1,11 @@
 -- sf_feed_assign: gives positions to pending rows: whole transactions, in the order of their last pending ids, p_limit
--- rows or somewhat more. `moved`: rows that have positions now; `more`: there are others left. Does nothing while
--- somebody else does it.
+-- rows or somewhat more. `moved`: rows that have positions now; `more`: there are others left; `busy`: something is pending,
+-- and somebody else is at it, perhaps with a snapshot that is older than what the caller has committed: to be asked again.
 -- Called by: postgres/feed.rs, by workers after their commits and by readers that find something pending.
--- Locks: an advisory lock of the schema, for the transaction, never waiting; pending tables, never waiting.
--- Hints: the caller's, after commit.  Errors: none.
-CREATE OR REPLACE FUNCTION sf_feed_assign(p_limit integer, p_rotate_bytes bigint, OUT moved bigint, OUT more boolean)
+-- Locks: the head row, never waiting (an advisory lock could be taken by anybody who may connect); pending tables, never
+-- waiting.  Hints: the caller's, after commit.  Errors: none.
+CREATE OR REPLACE FUNCTION sf_feed_assign(
+    p_limit integer, p_rotate_bytes bigint, OUT moved bigint, OUT more boolean, OUT busy boolean)
 LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT
 SET enable_hashjoin = on SET enable_seqscan = on AS $$
 DECLARE
@@ -12,12 +13,19 @@ DECLARE
 BEGIN
     moved := 0;
     more := false;
-    -- In a statement of its own: the next one takes its snapshot when whoever held the lock has committed.
-    IF NOT pg_try_advisory_xact_lock(hashtextextended('steadfast feed ' || current_schema(), 0)) THEN
-        RETURN;
-    END IF;
+    busy := false;
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'sf_feed_assign needs READ COMMITTED' USING ERRCODE = 'invalid_transaction_state';
+    END IF;
+    -- Whatever the caller has committed is seen here, or has been moved. To lock the row is to write: not for nothing.
+    IF NOT EXISTS (SELECT FROM sf_feed_pending_0) AND NOT EXISTS (SELECT FROM sf_feed_pending_1) THEN
+        RETURN;
+    END IF;
+    -- In a statement of its own: the next one takes its snapshot when whoever held the lock has committed.
+    PERFORM FROM sf_feed_head h FOR NO KEY UPDATE SKIP LOCKED;
+    IF NOT FOUND THEN
+        busy := true;
+        RETURN;
     END IF;
     PERFORM sf_feed_rotate(p_rotate_bytes);
     LOOP

@@ -183,7 +183,7 @@ impl Source for EmbeddedFeed {
         &self.bell
     }
 
-    async fn wait(&self, seen: u64, timeout: Duration) {
+    async fn wait(&self, seen: u64, _after: u64, timeout: Duration) {
         let started = Instant::now();
         let Some(file) = &self.file else {
             self.bell.wait(seen, timeout).await;

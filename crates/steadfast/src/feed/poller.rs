@@ -158,14 +158,14 @@ impl ChangePoller {
     pub async fn wait(&mut self, timeout: Duration) {
         if self.caught_up {
             self.setbacks = 0;
-            return self.feed.0.wait(self.seen, timeout).await;
+            return self.feed.0.wait(self.seen, self.after, timeout).await;
         }
         if self.pending {
             let pause = PENDING_PAUSE.0 * 2u32.pow(self.setbacks.min(8));
             self.setbacks = self.setbacks.saturating_add(1);
             self.feed
                 .0
-                .wait(self.seen, pause.min(PENDING_PAUSE.1).min(timeout))
+                .wait(self.seen, self.after, pause.min(PENDING_PAUSE.1).min(timeout))
                 .await;
         }
     }

@@ -125,8 +125,9 @@ pub(crate) trait Source: Send + Sync + 'static {
     /// Gives positions to what is pending. `false`: may not.
     async fn assign(&self) -> Result<bool, FeedError>;
     fn bell(&self) -> &Bell;
-    /// Returns when something may have changed since the bell had rung `seen` times, or the time has passed.
-    async fn wait(&self, seen: u64, timeout: Duration);
+    /// Returns when something may have changed since the bell had rung `seen` times and the reader stood at `after`, or the
+    /// time has passed.
+    async fn wait(&self, seen: u64, after: u64, timeout: Duration);
     /// The state; with a name, only this cursor's.
     async fn status(&self, cursor: Option<&str>) -> Result<FeedStatus, FeedError>;
     /// Keeps a named cursor.

@@ -47,6 +47,9 @@ pub struct LongPoll {
     pub listen: bool,
     /// While hints cannot arrive, an idle queue is polled at intervals growing from 10 ms to this. Default 1 s.
     pub slowest_poll_interval: Duration,
+    /// While somebody waits for the change feed, so often it is looked whether something came of which nobody told: a
+    /// process that is killed right after its commit tells nobody. One small read each time. Default 700 ms.
+    pub feed_poll_interval: Duration,
 }
 
 impl Default for LongPoll {
@@ -56,6 +59,7 @@ impl Default for LongPoll {
             fallback_poll_interval: Duration::from_secs(15),
             listen: true,
             slowest_poll_interval: Duration::from_secs(1),
+            feed_poll_interval: Duration::from_millis(700),
         }
     }
 }

@@ -16,6 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
 use super::error::StoreError;
+use super::hint::Behind;
 use super::params::Params;
 use super::pool::{Connect, Pool};
 use super::store::later;
@@ -191,6 +192,8 @@ struct Request<'a> {
     name: &'static str,
     functions: &'a [&'static str],
     text: &'a (dyn Fn() -> String + Sync),
+    /// What others are told in the same flight.
+    behind: Option<&'a Behind>,
 }
 
 /// Places of the parameters `from` to `to`, one of which may depend on the answer of a first function.
@@ -253,6 +256,16 @@ impl Pipe {
 
     /// Calls `function` once. A failure may leave it done: see [`StoreError::is_in_doubt`].
     pub(crate) async fn call(&self, function: &'static str, params: &Params) -> Result<Vec<Row>, StoreError> {
+        self.call_telling(function, params, None).await
+    }
+
+    /// [`Pipe::call`], followed by a hint in the same flight.
+    async fn call_telling(
+        &self,
+        function: &'static str,
+        params: &Params,
+        behind: Option<&Behind>,
+    ) -> Result<Vec<Row>, StoreError> {
         let request = Request {
             name: function,
             functions: &[function],
@@ -260,6 +273,7 @@ impl Pipe {
                 let places = places(0, params.types().len(), None);
                 format!("SELECT * FROM {}.{function}({places})", self.quoted_schema)
             },
+            behind,
         };
         self.measured(&request, params).await
     }
@@ -284,6 +298,7 @@ impl Pipe {
                     schema = self.quoted_schema,
                 )
             },
+            behind: None,
         };
         self.measured(&request, &params).await
     }
@@ -312,9 +327,20 @@ impl Pipe {
         params: &Params,
         give_up: Instant,
     ) -> Result<Vec<Row>, StoreError> {
+        self.call_until_telling(function, params, give_up, None).await
+    }
+
+    /// [`Pipe::call_until`], each time followed by a hint in the same flight.
+    pub(crate) async fn call_until_telling(
+        &self,
+        function: &'static str,
+        params: &Params,
+        give_up: Instant,
+        behind: Option<&Behind>,
+    ) -> Result<Vec<Row>, StoreError> {
         let mut retry = self.retry(give_up);
         loop {
-            match self.call(function, params).await {
+            match self.call_telling(function, params, behind).await {
                 Err(error) if error.is_retryable() => {
                     if !retry.pause(function, &error).await {
                         return Err(error);
@@ -397,20 +423,29 @@ impl Pipe {
         request: &Request<'_>,
         params: &Params,
     ) -> Result<Vec<Row>, StoreError> {
-        if self.settings.transaction_pooler {
-            let sql = (request.text)();
-            return Ok(connection.client.query_typed(&sql, &params.typed()).await?);
-        }
         let statement = match connection.statements.get(request.name) {
-            Some(statement) => statement.clone(),
+            _ if self.settings.transaction_pooler => None,
+            Some(statement) => Some(statement.clone()),
             None => {
                 let sql = (request.text)();
                 let statement = connection.client.prepare_typed(&sql, params.types()).await?;
                 connection.statements.insert(request.name, statement.clone());
-                statement
+                Some(statement)
             }
         };
-        Ok(connection.client.query(&statement, &params.refs()).await?)
+        let client = &connection.client;
+        let call = async {
+            match &statement {
+                Some(statement) => client.query(statement, &params.refs()).await,
+                None => client.query_typed(&(request.text)(), &params.typed()).await,
+            }
+        };
+        let Some(behind) = request.behind else {
+            return Ok(call.await?);
+        };
+        // Asked in this order, sent in this order: the server runs the second when the first has committed.
+        let (answer, ()) = futures_util::future::join(call, behind.send(client)).await;
+        Ok(answer?)
     }
 
     /// Closes idle connections; those in use close when they come back.

@@ -1,7 +1,9 @@
 //! The change feed on PostgreSQL: who gives positions, who reads, who is told.
 //!
-//! Invariants: positions are given after commit, outside the operations' path, by whoever comes first; a worker that
-//! dies in between leaves that to the next reader or worker; a ring follows every assignment made here.
+//! Invariants: positions are given after commit, outside the operations' path, by whoever comes first; who wrote something
+//! comes back until nothing is pending, whoever holds the lock or whatever fails meanwhile; what a worker leaves that dies
+//! in between is found by the readers, who look while they wait, and who ask for it where they may not assign; a ring
+//! follows every assignment made here.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,8 +19,8 @@ use super::params::Params;
 use super::provider::PostgresProvider;
 use super::store::{Store, column};
 use crate::feed::{
-    Bell, CursorStatus, Feed, FeedError, FeedStatus, Level, Page, Request, Retention, Row, Source, Stretch, Token,
-    recorded,
+    Bell, CursorStatus, Feed, FeedError, FeedStatus, Filter, Level, Page, Request, Retention, Row, Source, Stretch,
+    Token, recorded,
 };
 use crate::group::millis;
 
@@ -39,7 +41,15 @@ const TRIM_EVERY: Duration = Duration::from_secs(60);
 const TRIM_STEPS: usize = 20;
 
 /// Who was refused to assign tries again after this: grants change, and servers are promoted.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_secs(10);
+/// Meanwhile it asks others, so often at most.
+const ASK_OTHERS: Duration = Duration::from_millis(200);
+/// Pauses while somebody else is assigning, whose snapshot may be older than what was written here.
+const BUSY_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(400));
+/// Pauses while assigning fails.
+const TROUBLE_PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How long the end of a process may be held up by what has no position yet. A reader finds it then.
+const LAST_ASSIGNMENT: Duration = Duration::from_secs(1);
 
 /// Where the pump stands: nothing to do; under way; asked again meanwhile.
 const IDLE: u8 = 0;
@@ -107,27 +117,39 @@ impl Store {
 
     /// Something that is recorded has been committed: it is given its position soon.
     pub(crate) fn feed_noted(self: &Arc<Self>) {
-        if self.feed.records() && self.feed.pump.swap(AGAIN, Ordering::AcqRel) == IDLE {
+        if self.feed.records() {
+            self.feed_pump();
+        }
+    }
+
+    /// Somebody who may not assign has found something pending, whoever left it.
+    pub(crate) fn feed_asked(self: &Arc<Self>) {
+        self.feed_pump();
+    }
+
+    fn feed_pump(self: &Arc<Self>) {
+        if self.feed.pump.swap(AGAIN, Ordering::AcqRel) == IDLE {
             self.tasks.spawn(pump(Arc::clone(self)));
         }
     }
 
-    /// Gives positions to what is pending. Returns whether there is more.
-    async fn feed_assign(&self, patient: bool) -> Result<bool, StoreError> {
+    /// Gives positions to what is pending.
+    async fn feed_assign(&self) -> Result<Assigned, StoreError> {
         let params = Params::new().int(ASSIGN_ROWS).big(ROTATE_BYTES);
-        let rows = if patient {
-            self.pipe.call_patiently("sf_feed_assign", &params).await?
-        } else {
-            self.pipe.call("sf_feed_assign", &params).await?
-        };
+        let rows = self.pipe.call("sf_feed_assign", &params).await?;
         let row = rows.first().ok_or_else(|| StoreError::Decode("no row".to_owned()))?;
         let (moved, more): (i64, bool) = (column(row, "moved")?, column(row, "more")?);
+        let busy: bool = column(row, "busy")?;
         if moved > 0 {
             metrics::counter!("steadfast_feed_assigned_total").increment(moved.unsigned_abs());
             self.feed.bell.ring();
             self.offer(Topic::Feed, Duration::ZERO);
         }
-        Ok(more)
+        Ok(match (busy, more) {
+            (true, _) => Assigned::Busy,
+            (false, true) => Assigned::Some,
+            (false, false) => Assigned::All,
+        })
     }
 
     /// Calls what writes, patiently; but not where it is refused: such a server or role may refuse it for long.
@@ -155,35 +177,97 @@ impl Store {
     }
 }
 
+/// What became of an attempt to assign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Assigned {
+    /// Nothing is pending that was committed before.
+    All,
+    /// There is more.
+    Some,
+    /// Somebody else is at it.
+    Busy,
+}
+
 /// Assigns until nothing has been written meanwhile.
 async fn pump(store: Arc<Store>) {
+    let mut here = Pumping {
+        store: Arc::clone(&store),
+        ended: false,
+    };
     let mut pause = COALESCE;
     loop {
         store.feed.pump.store(RUNNING, Ordering::Release);
-        tokio::time::sleep(pause).await;
+        let closing = tokio::time::timeout(pause, store.closing()).await.is_ok();
         let started = Instant::now();
-        loop {
-            match store.feed_assign(true).await {
-                Ok(true) => {}
-                Ok(false) => break,
-                Err(error) => {
-                    tracing::warn!(target: "steadfast", %error, "could not assign; the next writer or reader of the feed will");
-                    break;
-                }
+        if closing {
+            if tokio::time::timeout(LAST_ASSIGNMENT, assign_all(&store)).await.is_err() {
+                tracing::debug!(target: "steadfast", "closing before all has a position in the feed; a reader or writer gives it one");
             }
-        }
-        pause = (started.elapsed() * BUSY_SHARE).clamp(COALESCE, BUSY_COALESCE);
-        if store.feed.time_to_trim() {
-            trim_a_little(&store).await;
+        } else {
+            tokio::select! {
+                () = assign_all(&store) => {}
+                // Again at once, but not for long.
+                () = store.closing() => continue,
+            }
+            pause = (started.elapsed() * BUSY_SHARE).clamp(COALESCE, BUSY_COALESCE);
+            if store.feed.time_to_trim() {
+                trim_a_little(&store).await;
+            }
         }
         let idle = store
             .feed
             .pump
             .compare_exchange(RUNNING, IDLE, Ordering::AcqRel, Ordering::Acquire);
         if idle.is_ok() {
+            here.ended = true;
             return;
         }
     }
+}
+
+/// A pump at work. However it ends, with its runtime too, the next one may begin.
+struct Pumping {
+    store: Arc<Store>,
+    ended: bool,
+}
+
+impl Drop for Pumping {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.store.feed.pump.store(IDLE, Ordering::Release);
+        }
+    }
+}
+
+/// Assigns until nothing is pending of what was committed before; comes back as often as that takes.
+async fn assign_all(store: &Store) {
+    let (mut busy, mut trouble) = (0, 0);
+    loop {
+        let pause = match store.feed_assign().await {
+            Ok(Assigned::All) => return,
+            Ok(Assigned::Some) => {
+                (busy, trouble) = (0, 0);
+                continue;
+            }
+            Ok(Assigned::Busy) => grown(BUSY_PAUSE, &mut busy),
+            Err(StoreError::Closed) => return,
+            Err(error) => {
+                // Not of what passes within a second.
+                if trouble == 4 {
+                    tracing::warn!(target: "steadfast", %error, "the feed gets no positions; trying again");
+                }
+                grown(TROUBLE_PAUSE, &mut trouble)
+            }
+        };
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The next pause of a growing row, with jitter, so that many who wait for the same do not come back as one.
+fn grown((shortest, longest): (Duration, Duration), setbacks: &mut u32) -> Duration {
+    let pause = shortest.saturating_mul(1 << (*setbacks).min(16)).min(longest);
+    *setbacks = setbacks.saturating_add(1);
+    pause.mul_f64(0.5 + f64::from(Uuid::new_v4().as_bytes()[0]) / 512.0)
 }
 
 async fn trim_a_little(store: &Store) {
@@ -203,20 +287,12 @@ impl PostgresProvider {
     /// The store's change feed, to be read through this provider's connections.
     #[must_use]
     pub fn feed(&self) -> Feed {
-        Feed::over(PostgresFeed {
-            provider: self.clone(),
-            alone: false,
-            refused: Mutex::new(None),
-        })
+        Feed::over(PostgresFeed::new(self.clone(), false))
     }
 
     /// The change feed of a provider that serves nothing else.
     pub(crate) fn into_feed(self) -> Feed {
-        Feed::over(PostgresFeed {
-            provider: self,
-            alone: true,
-            refused: Mutex::new(None),
-        })
+        Feed::over(PostgresFeed::new(self, true))
     }
 }
 
@@ -227,6 +303,49 @@ struct PostgresFeed {
     alone: bool,
     /// When it was last refused to assign, as a role or server that may only read refuses it.
     refused: Mutex<Option<Instant>>,
+    /// When it last asked others to do it.
+    asked: Mutex<Option<Instant>>,
+}
+
+impl PostgresFeed {
+    fn new(provider: PostgresProvider, alone: bool) -> Self {
+        Self {
+            provider,
+            alone,
+            refused: Mutex::new(None),
+            asked: Mutex::new(None),
+        }
+    }
+
+    /// Some process that may write and listens assigns what is pending. (On a standby nobody can be asked: there a process
+    /// that waits for work finds it with its next safety poll.)
+    fn ask_others(&self) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.is_none_or(|at| at.elapsed() >= ASK_OTHERS) {
+            *asked = Some(Instant::now());
+            self.provider.store().offer(Topic::Pending, Duration::ZERO);
+        }
+    }
+
+    /// Whether something is there that a reader who stands at `after` has not seen. (Who cannot look lets the reader find
+    /// out why.)
+    async fn has_news(&self, after: u64) -> bool {
+        let request = Request {
+            after,
+            limit: 1,
+            filter: Filter::default(),
+            payload: false,
+        };
+        let pipe = &self.provider.store().pipe;
+        match pipe
+            .call("sf_feed_read", &read_params(&request))
+            .await
+            .and_then(|rows| page(&rows))
+        {
+            Ok(page) => page.head > after || page.pending,
+            Err(_) => true,
+        }
+    }
 }
 
 impl From<StoreError> for FeedError {
@@ -257,43 +376,50 @@ fn place(sequence: u64) -> i64 {
     i64::try_from(sequence).unwrap_or(i64::MAX).min(i64::MAX - (1 << 40))
 }
 
+fn read_params(request: &Request) -> Params {
+    let filter = &request.filter;
+    let list = |set: &Option<std::collections::BTreeSet<String>>| {
+        set.as_ref()
+            .map(|s| s.iter().filter(|t| !t.contains('\0')).cloned().collect::<Vec<_>>())
+    };
+    // No id holds a NUL; a prefix with one admits nothing.
+    let impossible = filter.prefix.as_ref().is_some_and(|p| p.contains('\0'));
+    let names = filter.orchestrations.as_ref();
+    Params::new()
+        .big(place(request.after))
+        .int(i32::try_from(request.limit).unwrap_or(i32::MAX))
+        .maybe_texts(if impossible {
+            Some(Vec::new())
+        } else {
+            list(&filter.instances)
+        })
+        .text_opt(filter.prefix.clone().filter(|_| !impossible))
+        .maybe_byteas(names.map(|n| n.iter().map(|t| t.as_bytes().to_vec()).collect()))
+        .maybe_smalls((filter.kinds.as_ref()).map(|k| k.iter().map(|k| k.number()).collect()))
+        .flag(request.payload)
+}
+
 #[async_trait::async_trait]
 impl Source for PostgresFeed {
     async fn read(&self, request: &Request) -> Result<Page, FeedError> {
-        let filter = &request.filter;
-        let list = |set: &Option<std::collections::BTreeSet<String>>| {
-            set.as_ref()
-                .map(|s| s.iter().filter(|t| !t.contains('\0')).cloned().collect::<Vec<_>>())
-        };
-        // No id holds a NUL; a prefix with one admits nothing.
-        let impossible = filter.prefix.as_ref().is_some_and(|p| p.contains('\0'));
-        let names = filter.orchestrations.as_ref();
-        let params = Params::new()
-            .big(place(request.after))
-            .int(i32::try_from(request.limit).unwrap_or(i32::MAX))
-            .maybe_texts(if impossible {
-                Some(Vec::new())
-            } else {
-                list(&filter.instances)
-            })
-            .text_opt(filter.prefix.clone().filter(|_| !impossible))
-            .maybe_byteas(names.map(|n| n.iter().map(|t| t.as_bytes().to_vec()).collect()))
-            .maybe_smalls((filter.kinds.as_ref()).map(|k| k.iter().map(|k| k.number()).collect()))
-            .flag(request.payload);
-        let store = self.provider.store();
-        let rows = store.pipe.call_patiently("sf_feed_read", &params).await?;
+        let pipe = &self.provider.store().pipe;
+        let rows = pipe.call_patiently("sf_feed_read", &read_params(request)).await?;
         Ok(page(&rows)?)
     }
 
     async fn assign(&self) -> Result<bool, FeedError> {
         let refused = || self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let store = self.provider.store();
         if refused().is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+            self.ask_others();
             return Ok(false);
         }
-        match self.provider.store().feed_assign(false).await {
+        match store.feed_assign().await {
+            Ok(Assigned::Busy) => Ok(false),
             Ok(_) => Ok(true),
             Err(error) if is_read_only(&error) => {
                 *refused() = Some(Instant::now());
+                self.ask_others();
                 Ok(false)
             }
             // Somebody else will, or the next poll.
@@ -306,15 +432,22 @@ impl Source for PostgresFeed {
         &self.provider.store().feed.bell
     }
 
-    async fn wait(&self, seen: u64, timeout: Duration) {
+    async fn wait(&self, seen: u64, after: u64, timeout: Duration) {
         let store = self.provider.store();
+        let (started, long_poll) = (Instant::now(), &store.long_poll);
         store.want_feed();
-        let safety = if self.bell().hears_far() {
-            store.long_poll.fallback_poll_interval
-        } else {
-            store.long_poll.slowest_poll_interval
-        };
-        self.bell().wait(seen, timeout.min(safety)).await;
+        loop {
+            let safety = if self.bell().hears_far() {
+                long_poll.fallback_poll_interval
+            } else {
+                long_poll.slowest_poll_interval
+            };
+            let left = timeout.min(safety).saturating_sub(started.elapsed());
+            let pause = left.min(long_poll.feed_poll_interval);
+            if self.bell().wait(seen, pause).await || pause == left || self.has_news(after).await {
+                return;
+            }
+        }
     }
 
     async fn status(&self, cursor: Option<&str>) -> Result<FeedStatus, FeedError> {

@@ -267,6 +267,12 @@ impl<C: Claimer> FetchLane<C> {
             let _ = seated.answer.send(Err(StoreError::Closed));
         }
         let held = state.returning.drain(|_| true);
+        // Nobody here takes any more what was made here for them.
+        if std::mem::take(&mut state.kept) > 0
+            && let Some(hints) = self.hints.get()
+        {
+            hints.offer(C::QUEUE, Duration::ZERO);
+        }
         drop(state);
         self.give_back_later(held);
         self.alarm.notify_one();

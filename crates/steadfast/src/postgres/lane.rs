@@ -11,6 +11,8 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use super::error::StoreError;
+use super::hint::Behind;
+use super::listen::Queue;
 use super::params::Params;
 use super::store::Store;
 use crate::batch::{Lane, Limits};
@@ -130,6 +132,9 @@ impl<B: Batch> Drop for Place<B> {
 pub(crate) trait Coded: Batch<Answer = ()> {
     /// Name of the stored function.
     const FUNCTION: &'static str;
+    /// The queue that these calls fill from outside: a client may end as soon as it has its answer, so others are told
+    /// before that.
+    const ARRIVES_IN: Option<Queue> = None;
 
     /// Parameters for these calls. `terms` identifies the batch and says whether it may wait for locks.
     fn params(store: &Store, calls: &[&Self::Call], terms: &Terms) -> Params;
@@ -150,15 +155,17 @@ pub(crate) struct Made {
     pub(crate) work: usize,
     /// Instances were released that may have messages which came meanwhile, and were passed over.
     pub(crate) released: bool,
+    /// Other processes know already.
+    pub(crate) told: bool,
 }
 
 impl Made {
     pub(crate) fn announce(self, store: &Store) {
-        store.work_available(self.work);
+        store.work_available(self.work, self.told);
         if self.released {
             store.turns.released();
         }
-        store.turns_available(self.turns);
+        store.turns_available(self.turns, self.told);
     }
 }
 
@@ -271,10 +278,15 @@ async fn send_once<B: Coded>(store: &Arc<Store>, entries: &[Entry<B>], terms: &T
     let calls: Vec<&B::Call> = entries.iter().map(|e| &e.call).collect();
     let params = B::params(store, &calls, terms);
     let moment = store.turns.moment();
-    let rows = store.pipe.call_until(B::FUNCTION, &params, terms.give_up).await?;
+    let behind = B::ARRIVES_IN.and_then(|queue| store.hint_behind(queue));
+    let call = store
+        .pipe
+        .call_until_telling(B::FUNCTION, &params, terms.give_up, behind.as_ref());
+    let rows = call.await?;
     let codes = codes_of(&rows, entries.len())?;
     if let Some(mut made) = committed::<B>(store, entries, &codes) {
         made.released &= must_look(store, &moment, &codes);
+        made.told = behind.as_ref().is_some_and(Behind::was_sent);
         made.announce(store);
     }
     Ok(codes)

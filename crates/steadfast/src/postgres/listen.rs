@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Connector;
 use super::error::StoreError;
+use super::hint::{Channel, Hint};
 use super::target::Connected;
 use crate::background::Tasks;
 use crate::fault::Faults;
@@ -36,6 +36,8 @@ pub(crate) enum Topic {
     Turns,
     Work,
     Feed,
+    /// Something waits for a position in the change feed, and who found it may not give it one. For everybody.
+    Pending,
 }
 
 impl From<Queue> for Topic {
@@ -67,22 +69,26 @@ impl Topic {
             Self::Turns => "orchestrator",
             Self::Work => "worker",
             Self::Feed => "feed",
+            Self::Pending => "pending",
         }
     }
 
-    fn letter(self) -> char {
+    pub(crate) fn letter(self) -> char {
         match self {
             Self::Turns => 't',
             Self::Work => 'w',
             Self::Feed => 'f',
+            Self::Pending => 'p',
         }
     }
 
-    fn lock_id(self) -> i32 {
+    /// Second key of the lock that says who waits; 0: nobody says so.
+    pub(crate) fn lock_id(self) -> i32 {
         match self {
             Self::Turns => 1,
             Self::Work => 2,
             Self::Feed => 3,
+            Self::Pending => 0,
         }
     }
 }
@@ -128,6 +134,7 @@ struct Shared {
 pub(crate) struct Listener {
     pub(crate) connector: Connector,
     pub(crate) quoted_schema: String,
+    pub(crate) channel: Channel,
     pub(crate) fallback_poll_interval: Duration,
     pub(crate) ear: Box<dyn Ear>,
     pub(crate) faults: Faults,
@@ -144,7 +151,7 @@ const LINGER: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(5);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// How long the end of a process may be held up by hints that were not sent yet.
-const LAST_WORDS: Duration = Duration::from_millis(1000);
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often to try again whether notifications work where they did not.
 const RECHECK: Duration = Duration::from_secs(300);
 
@@ -186,8 +193,6 @@ struct Run {
     listener: Listener,
     inbox: mpsc::UnboundedReceiver<Command>,
     state: Arc<AtomicU8>,
-    channel: String,
-    lock_class: i32,
     /// Hints to send, with the soonest delay, kept until they are sent.
     offers: HashMap<Topic, Instant>,
     wanted: HashMap<Topic, Instant>,
@@ -200,16 +205,11 @@ enum End {
 }
 
 async fn run(listener: Listener, inbox: mpsc::UnboundedReceiver<Command>, state: Arc<AtomicU8>) {
-    let digest = Sha256::digest(listener.quoted_schema.as_bytes());
-    let hex: String = digest.iter().take(12).map(|b| format!("{b:02x}")).collect();
-    let lock_class = i32::from_be_bytes([digest[12], digest[13], digest[14], digest[15]]);
     let stop = listener.stop.clone();
     let mut run = Run {
         listener,
         inbox,
         state,
-        channel: format!("steadfast_{hex}"),
-        lock_class,
         offers: HashMap::new(),
         wanted: HashMap::new(),
     };
@@ -402,11 +402,13 @@ impl Run {
     async fn begin(&self, client: &Client, ears: &mut mpsc::UnboundedReceiver<(i32, String)>) -> Result<i32, End> {
         let probe = uuid::Uuid::new_v4().to_string();
         let statements = async {
-            client.batch_execute(&format!("LISTEN {}", self.channel)).await?;
+            client
+                .batch_execute(&format!("LISTEN {}", self.listener.channel.name))
+                .await?;
             let rows = client
                 .query_typed(
                     "SELECT pg_backend_pid(), pg_notify($1, $2)::text",
-                    &[(&self.channel, Type::TEXT), (&probe, Type::TEXT)],
+                    &[(&self.listener.channel.name, Type::TEXT), (&probe, Type::TEXT)],
                 )
                 .await?;
             Ok::<_, tokio_postgres::Error>(rows.first().map_or(0, |r| r.get::<_, i32>(0)))
@@ -450,6 +452,7 @@ impl Run {
                 Some('t') => Topic::Turns,
                 Some('w') => Topic::Work,
                 Some('f') => Topic::Feed,
+                Some('p') => Topic::Pending,
                 _ => continue,
             };
             let delay = word.get(1..).and_then(|d| d.parse().ok()).unwrap_or(0);
@@ -458,33 +461,17 @@ impl Run {
         }
     }
 
-    /// Tells the others who wait, in one statement and only if there are any: an exclusive try-lock fails exactly
-    /// when another connection holds the queue's lock shared.
+    /// Tells the others who wait.
     async fn send_offers(&mut self, client: &Client) -> Result<(), StoreError> {
         let now = Instant::now();
-        let (mut ids, mut words) = (Vec::new(), Vec::new());
-        for (queue, at) in &self.offers {
-            ids.push(queue.lock_id());
-            words.push(format!(
-                "{}{}",
-                queue.letter(),
-                at.saturating_duration_since(now).as_millis()
-            ));
-        }
-        let rows = answered(client.query_typed(
-            "SELECT pg_notify($1, w.word)::text FROM unnest($2::int[], $3::text[]) AS w(id, word) \
-             WHERE NOT pg_try_advisory_xact_lock($4, w.id)",
-            &[
-                (&self.channel, Type::TEXT),
-                (&ids, Type::INT4_ARRAY),
-                (&words, Type::TEXT_ARRAY),
-                (&self.lock_class, Type::INT4),
-            ],
-        ))
-        .await?;
+        let offers = self.offers.iter();
+        let hint = Hint::of(
+            &self.listener.channel,
+            offers.map(|(topic, at)| (*topic, at.saturating_duration_since(now))),
+        );
+        answered(hint.send(client)).await?;
         // Only now: what a broken connection swallowed is sent over the next one.
         self.offers.clear();
-        metrics::counter!("steadfast_hints_sent_total").increment(rows.len() as u64);
         Ok(())
     }
 
@@ -494,7 +481,10 @@ impl Run {
             if registered.insert(queue, at).is_none() {
                 answered(client.query_typed(
                     "SELECT pg_advisory_lock_shared($1, $2)::text",
-                    &[(&self.lock_class, Type::INT4), (&queue.lock_id(), Type::INT4)],
+                    &[
+                        (&self.listener.channel.lock_class, Type::INT4),
+                        (&queue.lock_id(), Type::INT4),
+                    ],
                 ))
                 .await?;
                 self.listener.ear.hint(queue, Duration::ZERO);
@@ -522,7 +512,10 @@ impl Run {
             registered.remove(&queue);
             answered(client.query_typed(
                 "SELECT pg_advisory_unlock_shared($1, $2)",
-                &[(&self.lock_class, Type::INT4), (&queue.lock_id(), Type::INT4)],
+                &[
+                    (&self.listener.channel.lock_class, Type::INT4),
+                    (&queue.lock_id(), Type::INT4),
+                ],
             ))
             .await?;
             // Somebody may have gone to sleep meanwhile, counting on the registration.
@@ -548,6 +541,9 @@ impl Run {
                         .ear
                         .hint(queue, Duration::from_millis(ms.max(0).unsigned_abs()));
                 }
+            }
+            if row.try_get::<_, bool>(2).unwrap_or(false) {
+                self.listener.ear.hint(Topic::Pending, Duration::ZERO);
             }
         }
         Ok(())

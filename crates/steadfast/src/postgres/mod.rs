@@ -10,6 +10,7 @@ mod exchange;
 mod feed;
 mod fetch_lane;
 mod floor;
+mod hint;
 mod inspect;
 mod lane;
 mod listen;

@@ -54,7 +54,7 @@ impl Drop for Handle {
             let store = Arc::clone(&self.0);
             self.0.pipe.background().spawn(async move { store.close().await });
         } else {
-            self.0.pipe.close();
+            self.0.end_at_once();
         }
     }
 }

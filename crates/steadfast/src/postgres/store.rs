@@ -17,6 +17,7 @@ use super::exchange::{Passenger, Targets};
 use super::feed::FeedSide;
 use super::fetch_lane::{FetchLane, Mark};
 use super::floor::Floors;
+use super::hint::{Behind, Channel, Hint};
 use super::lane::BatchLane;
 use super::listen::{Ear, Hints, Listener, ListenerState, Queue, Topic};
 use super::op::abandon_orchestration_item::AbandonTurns;
@@ -62,6 +63,12 @@ pub(crate) struct Store {
     pub(crate) feed: FeedSide,
     cache: Mutex<HistoryCache>,
     hints: Option<Hints>,
+    channel: Channel,
+    /// The listener, which ends last: it sends what the others have to say.
+    listening: Tasks,
+    /// Nothing new begins any more.
+    closing: CancellationToken,
+    /// The listener is to end.
     stop: CancellationToken,
     batches: AtomicU32,
 }
@@ -76,7 +83,9 @@ impl Store {
     ) -> Arc<Self> {
         let background = pipe.background();
         let tasks = Tasks::new(background);
-        let stop = CancellationToken::new();
+        let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
+        let listening = Tasks::new(background);
+        let channel = Channel::of(pipe.quoted_schema());
         let side = (pipe.settings().pool_size / 4).max(1);
         Arc::new_cyclic(|weak: &Weak<Self>| {
             let slowest = long_poll.slowest_poll_interval.min(long_poll.fallback_poll_interval);
@@ -86,8 +95,10 @@ impl Store {
                 let listener = Listener {
                     connector: connector.clone(),
                     quoted_schema: pipe.quoted_schema().to_owned(),
+                    channel: channel.clone(),
                     fallback_poll_interval: long_poll.fallback_poll_interval,
                     ear: Box::new(Lanes {
+                        store: weak.clone(),
                         bell: Arc::clone(&feed.bell),
                         turns: Arc::downgrade(&turns),
                         work: Arc::downgrade(&work),
@@ -96,7 +107,7 @@ impl Store {
                     stop: stop.clone(),
                     possible: long_poll.listen && !pipe.settings().transaction_pooler,
                 };
-                let hints = Hints::start(listener, &tasks);
+                let hints = Hints::start(listener, &listening);
                 turns.set_hints(hints.clone());
                 work.set_hints(hints.clone());
                 hints
@@ -126,6 +137,9 @@ impl Store {
                 turns,
                 work,
                 hints,
+                channel,
+                listening,
+                closing,
                 stop,
             }
         })
@@ -135,18 +149,27 @@ impl Store {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Messages for `units` instances have been committed, or instances have been released.
-    pub(crate) fn turns_available(&self, units: usize) {
-        if units > 0 && self.turns.signal(units) {
+    /// Messages for `units` instances have been committed, or instances have been released. `told`: others know.
+    pub(crate) fn turns_available(&self, units: usize, told: bool) {
+        if units > 0 && self.turns.signal(units) && !told {
             self.offer(Queue::Turns, Duration::ZERO);
         }
     }
 
-    /// `units` activities have been committed or released.
-    pub(crate) fn work_available(&self, units: usize) {
-        if units > 0 && self.work.signal(units) {
+    /// `units` activities have been committed or released. `told`: others know.
+    pub(crate) fn work_available(&self, units: usize, told: bool) {
+        if units > 0 && self.work.signal(units) && !told {
             self.offer(Queue::Work, Duration::ZERO);
         }
+    }
+
+    /// What others are told along with a call that fills `queue`; nothing where somebody waits for it here.
+    pub(crate) fn hint_behind(&self, queue: Queue) -> Option<Behind> {
+        let waiting = match queue {
+            Queue::Turns => self.turns.waiting(),
+            Queue::Work => self.work.waiting(),
+        };
+        (waiting == 0).then(|| Behind::new(Hint::of(&self.channel, [(queue.into(), Duration::ZERO)])))
     }
 
     /// A message becomes visible in `delay`. Everybody should know: this process may be gone by then.
@@ -229,27 +252,43 @@ impl Store {
     pub(crate) fn begin_close(&self) {
         self.turns.close();
         self.work.close();
+        self.closing.cancel();
         self.tasks.close();
-        self.stop.cancel();
+        self.listening.close();
     }
 
     /// Whether something is under way.
     pub(crate) fn is_busy(&self) -> bool {
-        !self.tasks.is_empty()
+        !self.tasks.is_empty() || !self.listening.is_empty()
     }
 
-    /// Ends everything: claims that come back are returned, connections are closed.
+    /// Returns when the store has begun to close.
+    pub(crate) async fn closing(&self) {
+        self.closing.cancelled().await;
+    }
+
+    /// Ends everything: claims that come back are returned, what was written is given its position in the feed, others are
+    /// told the last news, connections are closed.
     pub(crate) async fn close(&self) {
         self.begin_close();
         // Bounded: a server that does not answer must not keep a process from ending.
-        let limit = self.pipe.settings().call_timeout;
-        let _ = self.pipe.background().timeout(limit, self.tasks.wait()).await;
+        let (background, limit) = (self.pipe.background(), self.pipe.settings().call_timeout);
+        let _ = background.timeout(limit, self.tasks.wait()).await;
+        self.stop.cancel();
+        let _ = background.timeout(limit, self.listening.wait()).await;
+        self.pipe.close();
+    }
+
+    /// The same where nobody can wait for anything.
+    pub(crate) fn end_at_once(&self) {
+        self.stop.cancel();
         self.pipe.close();
     }
 }
 
 /// Passes what the listener hears to the lanes.
 struct Lanes {
+    store: Weak<Store>,
     bell: Arc<Bell>,
     turns: Weak<FetchLane<TurnClaimer>>,
     work: Weak<FetchLane<WorkClaimer>>,
@@ -261,6 +300,11 @@ impl Ear for Lanes {
             Topic::Turns => tell(&self.turns, delay),
             Topic::Work => tell(&self.work, delay),
             Topic::Feed => self.bell.ring(),
+            Topic::Pending => {
+                if let Some(store) = self.store.upgrade() {
+                    store.feed_asked();
+                }
+            }
         }
     }
 
@@ -279,6 +323,7 @@ impl Ear for Lanes {
             Topic::Turns => self.turns.upgrade().map_or(0, |l| l.sleeping()),
             Topic::Work => self.work.upgrade().map_or(0, |l| l.sleeping()),
             Topic::Feed => self.bell.waiting(),
+            Topic::Pending => 0,
         }
     }
 }

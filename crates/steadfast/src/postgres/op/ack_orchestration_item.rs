@@ -93,6 +93,7 @@ impl Coded for AckTurns {
             turns: messaged.len(),
             work,
             released: true,
+            told: false,
         }
     }
 }

@@ -46,6 +46,7 @@ impl Batch for EnqueueMessages {
 
 impl Coded for EnqueueMessages {
     const FUNCTION: &'static str = "sf_enqueue_for_orchestrator";
+    const ARRIVES_IN: Option<Queue> = Some(Queue::Turns);
 
     fn params(store: &Store, calls: &[&Enqueued], terms: &Terms) -> Params {
         let faults = store.pipe.faults();

@@ -8,6 +8,7 @@ use std::time::Instant;
 use crate::batch::Limits;
 use crate::item::Activity;
 use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms, settle};
+use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::Store;
 
@@ -35,6 +36,7 @@ impl Batch for EnqueueWork {
 
 impl Coded for EnqueueWork {
     const FUNCTION: &'static str = "sf_enqueue_for_worker";
+    const ARRIVES_IN: Option<Queue> = Some(Queue::Work);
 
     fn params(_: &Store, calls: &[&Activity], terms: &Terms) -> Params {
         Params::new()

@@ -250,6 +250,6 @@ async fn quarantine(
         .small(MessageKind::ActivityFailed as i16)
         .bytes(to_payload(&failed)?);
     store.pipe.call("sf_quarantine_work_item", &params).await?;
-    store.turns_available(1);
+    store.turns_available(1, false);
     Ok(None)
 }

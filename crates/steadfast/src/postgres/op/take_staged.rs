@@ -47,8 +47,8 @@ pub(crate) async fn take(store: &Arc<Store>, copy_id: Uuid, rows: i64) -> Result
     let answer = store.pipe.call_patiently("sf_take_staged", &params).await?;
     match single_code(&answer, "results")?.as_slice() {
         [0] => {
-            store.turns_available(1);
-            store.work_available(1);
+            store.turns_available(1, false);
+            store.work_available(1, false);
             Ok(Taken::All)
         }
         [1] => Ok(Taken::NotEmpty),

@@ -14,6 +14,11 @@ pub(super) const MIGRATIONS: &[(u32, &str, &str)] = &[
     (1, "0001_store", include_str!("../../../sql/tables/0001_store.sql")),
     (2, "0002_copied", include_str!("../../../sql/tables/0002_copied.sql")),
     (3, "0003_feed", include_str!("../../../sql/tables/0003_feed.sql")),
+    (
+        6,
+        "0006_feed_liveness",
+        include_str!("../../../sql/tables/0006_feed_liveness.sql"),
+    ),
 ];
 
 /// Stored functions, today's definitions.

@@ -119,6 +119,7 @@ async fn deaf(safety: Duration) -> Vec<String> {
         .faults(faults)
         .long_poll(LongPoll {
             fallback_poll_interval: safety,
+            feed_poll_interval: safety,
             ..LongPoll::default()
         });
     let feed = reader.open_feed().await.expect("open the feed");

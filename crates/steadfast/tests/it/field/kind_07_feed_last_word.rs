@@ -1,1 +1,0 @@
-//! Kind 7: The feed's last event becomes visible when nothing else is written.
