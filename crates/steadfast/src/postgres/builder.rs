@@ -7,15 +7,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-
 use super::connection::{Connector, PasswordProvider, Pipe, PipeSettings};
+use super::errand::{Patience, with_connection};
 use super::error::StoreError;
 use super::feed::FeedSide;
 use super::provider::PostgresProvider;
 use super::schema;
 use super::store::Store;
-use super::target::{ConnectTarget, Connected, TargetError};
+use super::target::{ConnectTarget, TargetError};
 use crate::fault::Faults;
 use crate::feed::{Feed, Level, Retention};
 
@@ -90,6 +89,8 @@ pub enum OpenErrorKind {
     InvalidName,
     /// The URL or the server's settings cannot work.
     Configuration,
+    /// Somebody else holds a lock that an install needs, and did not let go of it within `install_timeout`.
+    Locked,
     /// The database refused something else.
     Database,
 }
@@ -100,17 +101,28 @@ pub enum OpenErrorKind {
 pub struct OpenError {
     kind: OpenErrorKind,
     message: String,
+    sqlstate: Option<String>,
 }
 
 impl OpenError {
     pub(crate) fn new(kind: OpenErrorKind, message: String) -> Self {
-        Self { kind, message }
+        Self {
+            kind,
+            message,
+            sqlstate: None,
+        }
     }
 
     /// What kind of trouble it was.
     #[must_use]
     pub fn kind(&self) -> OpenErrorKind {
         self.kind
+    }
+
+    /// PostgreSQL's code for it, where the server refused with one.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.sqlstate.as_deref()
     }
 }
 
@@ -130,16 +142,14 @@ impl From<StoreError> for OpenError {
         Self {
             kind,
             message: error.to_string(),
+            sqlstate: error.sqlstate().map(str::to_owned),
         }
     }
 }
 
 impl From<TargetError> for OpenError {
     fn from(error: TargetError) -> Self {
-        Self {
-            kind: OpenErrorKind::Configuration,
-            message: error.to_string(),
-        }
+        Self::new(OpenErrorKind::Configuration, error.to_string())
     }
 }
 
@@ -152,6 +162,7 @@ pub struct Builder {
     pool_size: Option<usize>,
     long_poll: LongPoll,
     call_timeout: Duration,
+    install_timeout: Duration,
     retry_timeout: Duration,
     history_cache_bytes: usize,
     transaction_pooler: bool,
@@ -178,6 +189,7 @@ impl Builder {
             pool_size: None,
             long_poll: LongPoll::default(),
             call_timeout: Duration::from_secs(10),
+            install_timeout: Duration::from_secs(120),
             retry_timeout: Duration::from_secs(30),
             history_cache_bytes: 64 << 20,
             transaction_pooler: false,
@@ -214,9 +226,16 @@ impl Builder {
     }
 
     /// Longest wait for one answer before its connection is given up and the call is repeated on another. Default
-    /// 10 s.
+    /// 10 s. Opening has as long for all that it asks the server before an install.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
+        self
+    }
+
+    /// Longest time that opening may spend on installing or upgrading the schema, waiting for another installer and for locks
+    /// on tables included; also the limit of [`cleanup_schema`](PostgresProvider::cleanup_schema). Default 120 s.
+    pub fn install_timeout(mut self, timeout: Duration) -> Self {
+        self.install_timeout = timeout;
         self
     }
 
@@ -290,7 +309,9 @@ impl Builder {
     /// Connects, checks the server, brings the schema to what is needed, and opens the provider.
     ///
     /// # Errors
-    /// [`OpenError`]; its [`kind`](OpenError::kind) says what to do about it. Nothing is left behind.
+    /// [`OpenError`]; its [`kind`](OpenError::kind) says what to do about it. Nothing is left behind. It ends, whatever the
+    /// server does: within `connect_timeout` for each address, [`call_timeout`](Self::call_timeout) for the checks and
+    /// [`install_timeout`](Self::install_timeout) for an install, if one is needed.
     pub async fn connect(self) -> Result<PostgresProvider, OpenError> {
         schema::check_name(&self.schema)?;
         let target = self
@@ -301,15 +322,18 @@ impl Builder {
             schema: self.schema,
             pool_size: self.pool_size.unwrap_or_else(pool_size_from_env),
             call_timeout: self.call_timeout,
+            install_timeout: self.install_timeout,
             retry_timeout: self.retry_timeout,
             transaction_pooler: self.transaction_pooler,
             password: self.password,
         };
         let connector = Connector::new(target, &settings);
         let (name, migrations) = (settings.schema.clone(), self.migrations);
-        with_connection(&connector, async |client| {
-            schema::check_server(client).await?;
-            schema::prepare(client, &name, migrations).await
+        let (call, install) = (self.call_timeout, self.install_timeout);
+        with_connection(&connector, Patience::whole(call, install), async |client| {
+            let patience = Patience::begin(call, install);
+            patience.check(schema::check_server(client)).await?;
+            schema::prepare(client, &name, migrations, &patience).await
         })
         .await?;
         let pipe = Pipe::new(connector.clone(), settings, self.faults)?;
@@ -321,24 +345,6 @@ impl Builder {
             FeedSide::new(self.feed.0, self.feed.1),
         )))
     }
-}
-
-/// Runs `work` on a connection of its own.
-pub(crate) async fn with_connection<T, E: From<StoreError>>(
-    connector: &Connector,
-    work: impl AsyncFnOnce(&mut tokio_postgres::Client) -> Result<T, E>,
-) -> Result<T, E> {
-    let Connected {
-        mut client,
-        mut messages,
-        ..
-    } = connector.connect().await?;
-    let driver = tokio::spawn(async move { while let Some(Ok(_)) = messages.next().await {} });
-    let result = work(&mut client).await;
-    drop(client);
-    // The driver ends when the server has been told good-bye.
-    let _ = tokio::time::timeout(Duration::from_secs(1), driver).await;
-    result
 }
 
 fn pool_size_from_env() -> usize {
