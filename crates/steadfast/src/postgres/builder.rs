@@ -7,15 +7,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-
 use super::connection::{Connector, PasswordProvider, Pipe, PipeSettings};
+use super::errand::{Patience, with_connection};
 use super::error::StoreError;
 use super::feed::FeedSide;
 use super::provider::PostgresProvider;
 use super::schema;
 use super::store::Store;
-use super::target::{ConnectTarget, Connected, TargetError};
+use super::target::{ConnectTarget, TargetError};
 use crate::background::Background;
 use crate::fault::Faults;
 use crate::feed::{Feed, Level, Retention};
@@ -95,6 +94,8 @@ pub enum OpenErrorKind {
     InvalidName,
     /// The URL or the server's settings cannot work.
     Configuration,
+    /// Somebody else holds a lock that an install needs, and did not let go of it within `install_timeout`.
+    Locked,
     /// The database refused something else.
     Database,
 }
@@ -105,11 +106,16 @@ pub enum OpenErrorKind {
 pub struct OpenError {
     kind: OpenErrorKind,
     message: String,
+    sqlstate: Option<String>,
 }
 
 impl OpenError {
     pub(crate) fn new(kind: OpenErrorKind, message: String) -> Self {
-        Self { kind, message }
+        Self {
+            kind,
+            message,
+            sqlstate: None,
+        }
     }
 
     fn no_thread(error: std::io::Error) -> Self {
@@ -120,6 +126,12 @@ impl OpenError {
     #[must_use]
     pub fn kind(&self) -> OpenErrorKind {
         self.kind
+    }
+
+    /// PostgreSQL's code for it, where the server refused with one.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<&str> {
+        self.sqlstate.as_deref()
     }
 }
 
@@ -139,16 +151,14 @@ impl From<StoreError> for OpenError {
         Self {
             kind,
             message: error.to_string(),
+            sqlstate: error.sqlstate().map(str::to_owned),
         }
     }
 }
 
 impl From<TargetError> for OpenError {
     fn from(error: TargetError) -> Self {
-        Self {
-            kind: OpenErrorKind::Configuration,
-            message: error.to_string(),
-        }
+        Self::new(OpenErrorKind::Configuration, error.to_string())
     }
 }
 
@@ -161,6 +171,7 @@ pub struct Builder {
     pool_size: Option<usize>,
     long_poll: LongPoll,
     call_timeout: Duration,
+    install_timeout: Duration,
     retry_timeout: Duration,
     history_cache_bytes: usize,
     transaction_pooler: bool,
@@ -187,6 +198,7 @@ impl Builder {
             pool_size: None,
             long_poll: LongPoll::default(),
             call_timeout: Duration::from_secs(10),
+            install_timeout: Duration::from_secs(120),
             retry_timeout: Duration::from_secs(30),
             history_cache_bytes: 64 << 20,
             transaction_pooler: false,
@@ -223,9 +235,16 @@ impl Builder {
     }
 
     /// Longest wait for one answer before its connection is given up and the call is repeated on another. Default
-    /// 10 s.
+    /// 10 s. Opening has as long for all that it asks the server before an install.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = timeout;
+        self
+    }
+
+    /// Longest time that opening may spend on installing or upgrading the schema, waiting for another installer and for locks
+    /// on tables included; also the limit of [`cleanup_schema`](PostgresProvider::cleanup_schema). Default 120 s.
+    pub fn install_timeout(mut self, timeout: Duration) -> Self {
+        self.install_timeout = timeout;
         self
     }
 
@@ -299,7 +318,9 @@ impl Builder {
     /// Connects, checks the server, brings the schema to what is needed, and opens the provider.
     ///
     /// # Errors
-    /// [`OpenError`]; its [`kind`](OpenError::kind) says what to do about it. Nothing is left behind.
+    /// [`OpenError`]; its [`kind`](OpenError::kind) says what to do about it. Nothing is left behind. It ends, whatever the
+    /// server does: within `connect_timeout` for each address, [`call_timeout`](Self::call_timeout) for the checks and
+    /// [`install_timeout`](Self::install_timeout) for an install, if one is needed.
     pub async fn connect(self) -> Result<PostgresProvider, OpenError> {
         schema::check_name(&self.schema)?;
         let background = Background::start().map_err(OpenError::no_thread)?;
@@ -311,15 +332,18 @@ impl Builder {
             schema: self.schema,
             pool_size: self.pool_size.unwrap_or_else(pool_size_from_env),
             call_timeout: self.call_timeout,
+            install_timeout: self.install_timeout,
             retry_timeout: self.retry_timeout,
             transaction_pooler: self.transaction_pooler,
             password: self.password,
         };
         let connector = Connector::new(target, &settings);
         let (name, migrations) = (settings.schema.clone(), self.migrations);
-        with_connection(&connector, async |client| {
-            schema::check_server(client).await?;
-            schema::prepare(client, &name, migrations).await
+        let (call, install) = (self.call_timeout, self.install_timeout);
+        with_connection(&connector, Patience::whole(call, install), async |client| {
+            let patience = Patience::begin(call, install);
+            patience.check(schema::check_server(client)).await?;
+            schema::prepare(client, &name, migrations, &patience).await
         })
         .await?;
         let pipe = Pipe::new(connector.clone(), settings, self.faults, background);
@@ -331,24 +355,6 @@ impl Builder {
             FeedSide::new(self.feed.0, self.feed.1),
         )))
     }
-}
-
-/// Runs `work` on a connection of its own.
-pub(crate) async fn with_connection<T, E: From<StoreError>>(
-    connector: &Connector,
-    work: impl AsyncFnOnce(&mut tokio_postgres::Client) -> Result<T, E>,
-) -> Result<T, E> {
-    let Connected {
-        mut client,
-        mut messages,
-        ..
-    } = connector.connect().await?;
-    let driver = tokio::spawn(async move { while let Some(Ok(_)) = messages.next().await {} });
-    let result = work(&mut client).await;
-    drop(client);
-    // The driver ends when the server has been told good-bye.
-    let _ = tokio::time::timeout(Duration::from_secs(1), driver).await;
-    result
 }
 
 fn pool_size_from_env() -> usize {

@@ -38,6 +38,8 @@ pub(crate) struct PipeSettings {
     pub(crate) pool_size: usize,
     /// Longest wait for an answer before the connection is given up.
     pub(crate) call_timeout: Duration,
+    /// Longest time for an install, and for its removal.
+    pub(crate) install_timeout: Duration,
     /// How long reads and enqueues are repeated through trouble.
     pub(crate) retry_timeout: Duration,
     /// Behind a transaction-mode pooler: no prepared statements, no session settings, no LISTEN.
@@ -61,6 +63,33 @@ pub(crate) struct Connector {
     target: ConnectTarget,
     password: Option<PasswordProvider>,
     transaction_pooler: bool,
+    limits: Limits,
+}
+
+/// After what time the server ends what a connection has asked for: a little later than nobody waits any more. Otherwise
+/// the backend of a connection that was given up goes on waiting for its lock, and the next connection's joins it. They
+/// also stand in for what a role or database sets, which is meant for others.
+#[derive(Clone, Copy)]
+struct Limits {
+    lock: Duration,
+    statement: Duration,
+}
+
+impl Limits {
+    const MARGIN: Duration = Duration::from_secs(1);
+
+    fn after(lock: Duration, statement: Duration) -> Self {
+        Self {
+            lock: lock + Self::MARGIN,
+            statement: statement.max(lock) + Self::MARGIN,
+        }
+    }
+}
+
+/// A time as the server's settings take it: whole milliseconds, where 0 would mean no limit.
+pub(crate) fn setting_ms(time: Duration) -> String {
+    const LONGEST: u128 = i32::MAX as u128;
+    time.as_millis().clamp(1, LONGEST).to_string()
 }
 
 impl Connector {
@@ -69,6 +98,15 @@ impl Connector {
             target,
             password: settings.password.clone(),
             transaction_pooler: settings.transaction_pooler,
+            limits: Limits::after(settings.call_timeout, SLOW_CALL),
+        }
+    }
+
+    /// For connections on which nothing is waited for longer than `answer`.
+    pub(crate) fn answering_within(&self, answer: Duration) -> Self {
+        Self {
+            limits: Limits::after(answer, answer),
+            ..self.clone()
         }
     }
 
@@ -88,20 +126,35 @@ impl Connector {
 
     async fn attempt(&self) -> Result<Connected, AttemptError> {
         let password = match &self.password {
-            Some(ask) => Some(asked(Arc::clone(ask)).await.map_err(AttemptError::Password)?),
+            Some(ask) => Some(self.ask(ask).await.map_err(AttemptError::Password)?),
             None => None,
         };
         // Our functions take their snapshots per statement: they need READ COMMITTED whatever the server's
         // default is. A pooler would refuse start-up options; there the default is checked when opening.
-        let startup: &[(&str, &str)] = if self.transaction_pooler {
-            &[]
+        let (lock, statement) = (setting_ms(self.limits.lock), setting_ms(self.limits.statement));
+        let defaults = [("lock_timeout", lock.as_str()), ("statement_timeout", &statement)];
+        let demands = [("default_transaction_isolation", "read committed"), ("jit", "off")];
+        let (defaults, demands): (&[_], &[_]) = if self.transaction_pooler {
+            (&[], &[])
         } else {
-            &[("default_transaction_isolation", "read committed"), ("jit", "off")]
+            (&defaults, &demands)
         };
         self.target
-            .connect(password.as_deref(), startup)
+            .connect_with(password.as_deref(), defaults, demands)
             .await
             .map_err(AttemptError::Connect)
+    }
+
+    /// The password, within the time that a connection may take.
+    async fn ask(&self, provider: &PasswordProvider) -> Result<String, String> {
+        let answer = asked(Arc::clone(provider));
+        match self.target.connect_timeout() {
+            None => answer.await,
+            Some(limit) => match tokio::time::timeout(limit, answer).await {
+                Ok(answer) => answer,
+                Err(_) => Err(format!("no password within {} s", limit.as_secs_f64())),
+            },
+        }
     }
 }
 

@@ -85,6 +85,15 @@ impl StoreError {
         }
     }
 
+    /// The server's own code.
+    pub(crate) fn sqlstate(&self) -> Option<&str> {
+        match self {
+            Self::Database { sqlstate, .. } => Some(sqlstate),
+            Self::Connect { sqlstate, .. } => sqlstate.as_deref(),
+            _ => None,
+        }
+    }
+
     pub(crate) fn is_retryable(&self) -> bool {
         self.class() == Class::Retryable
     }

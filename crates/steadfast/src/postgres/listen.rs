@@ -15,13 +15,18 @@ use tokio::sync::mpsc;
 use tokio_postgres::types::Type;
 use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::connection::Connector;
+use super::errand::drive;
 use super::error::StoreError;
 use super::hint::{Channel, Hint};
 use super::target::Connected;
 use crate::background::Tasks;
 use crate::fault::Faults;
+
+mod register;
+use register::Registered;
 
 /// The two queues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -145,8 +150,6 @@ pub(crate) struct Listener {
 
 /// Shortest time between two notifications: what happens meanwhile shares one.
 const COALESCE: Duration = Duration::from_millis(5);
-/// A process that stopped waiting so long ago need not be told any more.
-const LINGER: Duration = Duration::from_secs(1);
 /// Longest wait for an answer on the listener's connection before it counts as dead.
 const ANSWER: Duration = Duration::from_secs(5);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
@@ -206,6 +209,10 @@ enum End {
 
 async fn run(listener: Listener, inbox: mpsc::UnboundedReceiver<Command>, state: Arc<AtomicU8>) {
     let stop = listener.stop.clone();
+    let listener = Listener {
+        connector: listener.connector.answering_within(ANSWER),
+        ..listener
+    };
     let mut run = Run {
         listener,
         inbox,
@@ -269,13 +276,10 @@ impl Run {
         if self.offers.is_empty() || !self.listener.possible {
             return;
         }
-        let Ok(Connected {
-            client, mut messages, ..
-        }) = self.listener.connector.connect().await
-        else {
+        let Ok(Connected { client, messages, .. }) = self.listener.connector.connect().await else {
             return;
         };
-        let driver = tokio::spawn(async move { while let Some(Ok(_)) = messages.next().await {} });
+        let driver = drive(messages);
         if let Err(error) = self.send_offers(&client).await {
             tracing::debug!(target: "steadfast", %error, "the last hints were not sent; a fallback poll finds the work");
         }
@@ -325,7 +329,8 @@ impl Run {
             client, mut messages, ..
         } = connected;
         let (heard, mut ears) = mpsc::unbounded_channel();
-        let driver = tokio::spawn(async move {
+        // Ends with the handle, whatever the server still owes.
+        let _driver = AbortOnDropHandle::new(tokio::spawn(async move {
             while let Some(Ok(message)) = messages.next().await {
                 if let AsyncMessage::Notification(n) = message
                     && heard.send((n.process_id(), n.payload().to_owned())).is_err()
@@ -333,11 +338,8 @@ impl Run {
                     break;
                 }
             }
-        });
-        let end = self.converse(&client, &mut ears).await;
-        drop(client);
-        driver.abort();
-        end
+        }));
+        self.converse(&client, &mut ears).await
     }
 
     async fn converse(&mut self, client: &Client, ears: &mut mpsc::UnboundedReceiver<(i32, String)>) -> End {
@@ -347,7 +349,7 @@ impl Run {
         };
         self.set_state(ListenerState::Listening);
         metrics::gauge!("steadfast_listener_connected").set(1.0);
-        let mut registered: HashMap<Topic, Instant> = HashMap::new();
+        let mut registered = Registered::default();
         let mut last_sent = Instant::now() - COALESCE;
         let mut next_poll = Instant::now() + self.listener.fallback_poll_interval;
         let generation = self.listener.faults.listener_generation();
@@ -359,7 +361,7 @@ impl Run {
         self.listener.ear.hints_arrive(true);
         loop {
             let send_at = (!self.offers.is_empty()).then(|| last_sent + COALESCE);
-            let housekeeping = (!registered.is_empty()).then(|| Instant::now() + LINGER);
+            let housekeeping = registered.next_look(!self.wanted.is_empty());
             tokio::select! {
                 biased;
                 command = self.inbox.recv() => match command {
@@ -472,57 +474,6 @@ impl Run {
         answered(hint.send(client)).await?;
         // Only now: what a broken connection swallowed is sent over the next one.
         self.offers.clear();
-        Ok(())
-    }
-
-    /// Makes it known that somebody here waits, then has them look once more.
-    async fn register(&mut self, client: &Client, registered: &mut HashMap<Topic, Instant>) -> Result<(), StoreError> {
-        for (queue, at) in std::mem::take(&mut self.wanted) {
-            if registered.insert(queue, at).is_none() {
-                answered(client.query_typed(
-                    "SELECT pg_advisory_lock_shared($1, $2)::text",
-                    &[
-                        (&self.listener.channel.lock_class, Type::INT4),
-                        (&queue.lock_id(), Type::INT4),
-                    ],
-                ))
-                .await?;
-                self.listener.ear.hint(queue, Duration::ZERO);
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes it back for queues that nobody here has waited for lately.
-    async fn unregister(
-        &mut self,
-        client: &Client,
-        registered: &mut HashMap<Topic, Instant>,
-    ) -> Result<(), StoreError> {
-        let now = Instant::now();
-        let mut gone = Vec::new();
-        for (queue, last) in registered.iter_mut() {
-            if self.listener.ear.sleeping(*queue) > 0 {
-                *last = now;
-            } else if now.duration_since(*last) >= LINGER {
-                gone.push(*queue);
-            }
-        }
-        for queue in gone {
-            registered.remove(&queue);
-            answered(client.query_typed(
-                "SELECT pg_advisory_unlock_shared($1, $2)",
-                &[
-                    (&self.listener.channel.lock_class, Type::INT4),
-                    (&queue.lock_id(), Type::INT4),
-                ],
-            ))
-            .await?;
-            // Somebody may have gone to sleep meanwhile, counting on the registration.
-            if self.listener.ear.sleeping(queue) > 0 {
-                self.wanted.insert(queue, now);
-            }
-        }
         Ok(())
     }
 

@@ -5,11 +5,13 @@
 mod admin;
 mod builder;
 mod connection;
+mod errand;
 mod error;
 mod exchange;
 mod feed;
 mod fetch_lane;
 mod floor;
+mod guard;
 mod hint;
 mod inspect;
 mod lane;

@@ -13,7 +13,8 @@ use duroxide::providers::{
 };
 use duroxide::{Event, SystemStats};
 
-use super::builder::{Builder, OpenError, with_connection};
+use super::builder::{Builder, OpenError};
+use super::errand::with_connection;
 use super::error::StoreError;
 use super::op::abandon_orchestration_item::AbandonedTurn;
 use super::op::abandon_work_item::AbandonedWork;
@@ -132,11 +133,13 @@ impl PostgresProvider {
     /// nothing else is in it. Irrevocable.
     ///
     /// # Errors
-    /// When the database refuses; nothing is dropped then.
+    /// When the database refuses, or somebody who uses the tables does not let go of them for `install_timeout`; nothing is
+    /// dropped then.
     pub async fn cleanup_schema(&self) -> Result<(), ProviderError> {
         let name = self.schema().to_owned();
-        with_connection(&self.store().connector, async |client| {
-            schema::remove(client, &name).await
+        let limit = self.store().pipe.settings().install_timeout;
+        with_connection(&self.store().connector, limit, async |client| {
+            schema::remove(client, &name, limit).await
         })
         .await
         .map_err(|e: StoreError| e.into_provider_error("cleanup_schema"))

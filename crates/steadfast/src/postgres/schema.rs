@@ -3,14 +3,19 @@
 //! Invariants: one transaction under one advisory lock does all of an install; table migrations are immutable and never
 //! call functions; a newer schema is never overwritten; nothing that is not ours is ever changed.
 
+use std::time::{Duration, Instant};
+
 use sha2::{Digest, Sha256};
 use tokio_postgres::{Client, GenericClient};
 
 use super::builder::{Migrations, OpenError, OpenErrorKind};
 use super::connection::quote_identifier;
+use super::errand::Patience;
 use super::error::StoreError;
+use super::store::later;
 
 mod files;
+mod turn;
 use files::{FUNCTIONS, MIGRATIONS, VIEWS};
 
 /// Version of the set of functions and views. A release that changes any of them raises it.
@@ -199,14 +204,26 @@ async fn refuse_foreign(client: &impl GenericClient, schema: &str) -> Result<(),
 }
 
 /// Brings the schema to what this binary needs, or only checks it.
-pub(crate) async fn prepare(client: &mut Client, schema: &str, migrations: Migrations) -> Result<(), OpenError> {
-    let installed = ledger(client, schema).await?;
-    if installed.is_none() {
-        refuse_foreign(client, schema).await?;
-    }
+pub(crate) async fn prepare(
+    client: &mut Client,
+    schema: &str,
+    migrations: Migrations,
+    patience: &Patience,
+) -> Result<(), OpenError> {
+    let survey = async {
+        let installed = ledger(client, schema).await?;
+        if installed.is_none() {
+            refuse_foreign(client, schema).await?;
+        }
+        Ok(installed)
+    };
+    let installed = patience.check(survey).await?;
     match (judge(schema, installed.as_ref())?, migrations) {
         (Need::Nothing, _) => Ok(()),
-        (Need::Install, Migrations::Apply) => install(client, schema).await,
+        (Need::Install, Migrations::Apply) => patience
+            .installing(install_in_turn(client, schema, patience.install))
+            .await
+            .map_err(|error| turn::explain(error, schema)),
         (Need::Install, Migrations::Verify) => Err(if installed.is_none() {
             OpenError::new(
                 OpenErrorKind::SchemaMissing,
@@ -265,19 +282,28 @@ fn judge(schema: &str, installed: Option<&Installed>) -> Result<Need, OpenError>
     Ok(if current { Need::Nothing } else { Need::Install })
 }
 
-async fn install(client: &mut Client, schema: &str) -> Result<(), OpenError> {
+/// Installs, once nobody else does: whoever opens at the same moment waits, then finds the work done.
+async fn install_in_turn(client: &mut Client, schema: &str, patience: Duration) -> Result<(), OpenError> {
+    let deadline = later(patience);
+    let mut waiting = turn::Waiting::new(patience, deadline);
+    while !install(client, schema, deadline).await? {
+        waiting.pause(client, schema).await?;
+    }
+    Ok(())
+}
+
+/// One try; `false`: somebody else is at it.
+async fn install(client: &mut Client, schema: &str, deadline: Instant) -> Result<bool, OpenError> {
     let name = quote_identifier(schema);
     let tx = client.transaction().await.map_err(StoreError::from)?;
-    // Whoever opens at the same moment waits here, then finds the work done.
-    tx.query_typed(
-        "SELECT pg_advisory_xact_lock(hashtextextended('steadfast schema ' || $1, 0))",
-        &[(&schema, tokio_postgres::types::Type::TEXT)],
-    )
-    .await
-    .map_err(StoreError::from)?;
+    turn::bound(&tx, deadline).await?;
+    if !turn::take(&tx, schema).await? {
+        tx.rollback().await.map_err(StoreError::from)?;
+        return Ok(false);
+    }
     let installed = ledger(&tx, schema).await?;
     if matches!(judge(schema, installed.as_ref())?, Need::Nothing) {
-        return Ok(());
+        return Ok(true);
     }
     let made_schema = if installed.is_none() {
         create_schema(&tx, schema, &name).await?
@@ -315,7 +341,7 @@ async fn install(client: &mut Client, schema: &str) -> Result<(), OpenError> {
     }
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(target: "steadfast", schema, version = FUNCTIONS_VERSION, "schema installed");
-    Ok(())
+    Ok(true)
 }
 
 /// Makes the schema when it is not there; needs no right to create schemas when it is.
@@ -356,9 +382,10 @@ async fn record(tx: &impl GenericClient, kind: &str, name: &str, sum: &str, vers
 
 /// Drops what an install made, and only that: our views, functions and tables by name, and the schema itself when
 /// an install created it and nothing else is in it.
-pub(crate) async fn remove(client: &mut Client, schema: &str) -> Result<(), StoreError> {
+pub(crate) async fn remove(client: &mut Client, schema: &str, patience: Duration) -> Result<(), StoreError> {
     let name = quote_identifier(schema);
     let tx = client.transaction().await?;
+    turn::bound(&tx, later(patience)).await?;
     let ours = tx
         .query_typed(
             "SELECT format('%s %I.%I', CASE c.relkind WHEN 'v' THEN 'VIEW' ELSE 'TABLE' END, n.nspname, c.relname), \

@@ -122,6 +122,14 @@ impl ConnectTarget {
         self
     }
 
+    /// Trusts the operating system's authorities, and so demands a certificate for this very host (`verify-full`).
+    #[must_use]
+    pub fn with_system_certificates(mut self) -> Self {
+        self.0.tls.root = RootSource::System;
+        self.0.tls.mode = SslMode::VerifyFull;
+        self
+    }
+
     /// The database user.
     #[must_use]
     pub fn user(&self) -> &str {
@@ -169,7 +177,19 @@ impl ConnectTarget {
     /// [`ConnectError`] lists every host with its reason. A server that refuses the user, the password or the
     /// database ends the search, as in libpq; one that is starting, stopping or full does not.
     pub async fn connect(&self, password: Option<&str>, startup: &[(&str, &str)]) -> Result<Connected, ConnectError> {
-        connect::connect(&self.0, password, startup).await
+        self.connect_with(password, &[], startup).await
+    }
+
+    /// As [`connect`](Self::connect), with settings that the configured `options` may replace before those that replace
+    /// them.
+    pub(crate) async fn connect_with(
+        &self,
+        password: Option<&str>,
+        defaults: &[(&str, &str)],
+        startup: &[(&str, &str)],
+    ) -> Result<Connected, ConnectError> {
+        let options = connect::startup_options(defaults, self.0.options.as_deref(), startup)?;
+        connect::connect(&self.0, password, options).await
     }
 }
 

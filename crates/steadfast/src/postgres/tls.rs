@@ -20,9 +20,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::config::SslNegotiation;
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore, version};
 
+use super::guard::{Guard, Guarded};
 use verify::{Check, Trust, Verifier};
 
 /// How much TLS is wanted, as libpq's `sslmode`; ordered from none to strictest.
@@ -111,9 +112,10 @@ pub enum TlsError {
     /// `verify-full` has no host name to check (only `hostaddr` was given), or one that cannot be in a certificate.
     #[error("verify-full needs a host name that a certificate can hold")]
     HostName,
-    /// `verify-ca` has no authority to trust; the operating system's would vouch for anybody.
-    #[error("verify-ca needs a root certificate file (sslrootcert)")]
-    NoRoot,
+    /// `verify-ca` or `verify-full` has no authority to trust. As in libpq, the operating system's count only where
+    /// `sslrootcert=system` asks for them.
+    #[error("{}", no_root_text(.0.as_deref()))]
+    NoRoot(Option<PathBuf>),
     /// The operating system's store of authorities is empty or cannot be read.
     #[error("the operating system's root certificates cannot be read")]
     SystemRoots,
@@ -148,6 +150,14 @@ impl TlsError {
             reason: reason.to_string(),
         }
     }
+}
+
+fn no_root_text(file: Option<&Path>) -> String {
+    let what = match file {
+        Some(path) => format!("root certificate file {} does not exist", path.display()),
+        None => "no root certificate file is given".to_owned(),
+    };
+    format!("{what}: name one (sslrootcert), or trust the operating system's authorities (sslrootcert=system)")
 }
 
 fn handshake_text(error: &rustls::Error) -> String {
@@ -203,7 +213,7 @@ impl Prepared {
             Some(files) => match read_identity(files)? {
                 Some((chain, key)) => builder
                     .with_client_auth_cert(chain, key)
-                    .map_err(|error| TlsError::file(&files.key, format!("not usable with its certificate: {error}")))?,
+                    .map_err(|error| unusable_identity(files, &error))?,
                 None => builder.with_no_client_auth(),
             },
             None => builder.with_no_client_auth(),
@@ -242,12 +252,9 @@ fn trust(settings: &TlsSettings) -> Result<Option<Trust>, TlsError> {
         RootSource::System => system_trust().map(Some),
         RootSource::File(path) => file_trust(path).map(Some),
         RootSource::Default(path) if path.exists() => file_trust(path).map(Some),
-        RootSource::Default(_) | RootSource::Unset => match settings.mode {
-            // Safe with public authorities, as they vouch for the name too.
-            SslMode::VerifyFull => system_trust().map(Some),
-            SslMode::VerifyCa => Err(TlsError::NoRoot),
-            _ => Ok(None),
-        },
+        _ if settings.mode < SslMode::VerifyCa => Ok(None),
+        RootSource::Default(path) => Err(TlsError::NoRoot(Some(path.clone()))),
+        RootSource::Unset => Err(TlsError::NoRoot(None)),
     }
 }
 
@@ -255,9 +262,18 @@ fn file_trust(path: &Path) -> Result<Trust, TlsError> {
     let certificates = read_certificates(path)?;
     let mut roots = RootCertStore::empty();
     for certificate in &certificates {
-        roots
-            .add(certificate.clone())
-            .map_err(|error| TlsError::file(path, error))?;
+        // WebPKI takes a root at its word, whatever its dates; OpenSSL, and so libpq, does not.
+        if certificate::check_dates(certificate, UnixTime::now()).is_ok() {
+            roots
+                .add(certificate.clone())
+                .map_err(|error| TlsError::file(path, error))?;
+        }
+    }
+    if roots.is_empty() {
+        return Err(TlsError::file(
+            path,
+            "every certificate in it has expired, or is not valid yet",
+        ));
     }
     Ok(Trust {
         roots: Arc::new(roots),
@@ -286,7 +302,7 @@ fn system_trust() -> Result<Trust, TlsError> {
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let pem = std::fs::read(path).map_err(|error| TlsError::file(path, error))?;
+    let pem = read_plain(path)?;
     let certificates = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     let certificates = certificates.map_err(|error| TlsError::file(path, error))?;
     if certificates.is_empty() {
@@ -295,23 +311,56 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
     Ok(certificates)
 }
 
+/// The content of a plain file. Anything else could keep the reader waiting for ever, and is read for each connection anew.
+fn read_plain(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let metadata = std::fs::metadata(path).map_err(|error| TlsError::file(path, error))?;
+    if !metadata.is_file() {
+        return Err(TlsError::file(path, "is not a plain file"));
+    }
+    std::fs::read(path).map_err(|error| TlsError::file(path, error))
+}
+
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn read_identity(files: &ClientCertificate) -> Result<Option<Identity>, TlsError> {
-    if !files.explicit && !files.certificate.exists() {
+    // A file that is there and cannot be looked at is an error, as in libpq.
+    if !files.explicit && files.certificate.try_exists().is_ok_and(|there| !there) {
         return Ok(None);
     }
     let chain = read_certificates(&files.certificate)?;
-    let metadata = std::fs::metadata(&files.key).map_err(|error| TlsError::file(&files.key, error))?;
+    if chain.first().is_some_and(certificate::is_version_1) {
+        let reason = "is an X.509 certificate of version 1, which cannot be used here: have it issued as version 3 (with any \
+                      extension, such as `-extfile` gives)";
+        return Err(TlsError::file(&files.certificate, reason));
+    }
+    let metadata = std::fs::metadata(&files.key).map_err(|error| {
+        TlsError::file(
+            &files.key,
+            format!("the key of {} cannot be read: {error}", files.certificate.display()),
+        )
+    })?;
     if open_to_others(&metadata) {
         let reason = "has group or world access: permissions must be 0600 or less, or 0640 or less if owned by root";
         return Err(TlsError::file(&files.key, reason));
     }
-    let pem = std::fs::read(&files.key).map_err(|error| TlsError::file(&files.key, error))?;
+    let pem = read_plain(&files.key)?;
     // The parser's own error could repeat a line of the key.
     let key = PrivateKeyDer::from_pem_slice(&pem)
         .map_err(|_| TlsError::file(&files.key, "holds no unencrypted PEM key (PKCS#8, PKCS#1 or SEC1)"))?;
     Ok(Some((chain, key)))
+}
+
+fn unusable_identity(files: &ClientCertificate, error: &rustls::Error) -> TlsError {
+    let certificate = files.certificate.display();
+    match error {
+        rustls::Error::InconsistentKeys(_) => {
+            TlsError::file(&files.key, format!("is not the key of the certificate {certificate}"))
+        }
+        error => TlsError::file(
+            &files.key,
+            format!("not usable with its certificate {certificate}: {error}"),
+        ),
+    }
 }
 
 #[cfg(unix)]
@@ -374,7 +423,7 @@ where
             match connector.connect(self.name, stream).await {
                 Ok(stream) => {
                     self.progress.finished.store(true, Ordering::Relaxed);
-                    Ok(Encrypted(stream))
+                    Ok(Encrypted(Guarded::new(stream, Guard::messages())))
                 }
                 Err(error) => Err(TlsError::from_io(error).map_or_else(Into::into, Into::into)),
             }
@@ -383,14 +432,14 @@ where
 }
 
 /// An encrypted stream that knows its channel binding.
-pub(crate) struct Encrypted<S>(tokio_rustls::client::TlsStream<S>);
+pub(crate) struct Encrypted<S>(Guarded<tokio_rustls::client::TlsStream<S>>);
 
 impl<S> TlsStream for Encrypted<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     fn channel_binding(&self) -> ChannelBinding {
-        let certificates = self.0.get_ref().1.peer_certificates();
+        let certificates = self.0.get_ref().get_ref().1.peer_certificates();
         match certificates.and_then(|chain| certificate::end_point_hash(chain.first()?)) {
             Some(hash) => ChannelBinding::tls_server_end_point(hash),
             None => ChannelBinding::none(),
@@ -435,9 +484,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn verify_ca_never_trusts_the_system_store() {
-        let error = Prepared::load(&TlsSettings::new(SslMode::VerifyCa)).err().unwrap();
-        assert!(matches!(error, TlsError::NoRoot));
+    fn the_system_store_is_trusted_only_when_asked_for() {
+        for mode in [SslMode::VerifyCa, SslMode::VerifyFull] {
+            let mut settings = TlsSettings::new(mode);
+            let error = Prepared::load(&settings).err().unwrap();
+            assert!(matches!(error, TlsError::NoRoot(None)));
+            settings.root = RootSource::Default("/nowhere/root.crt".into());
+            let error = Prepared::load(&settings).err().unwrap().to_string();
+            assert!(
+                error.contains("/nowhere/root.crt does not exist") && error.contains("sslrootcert=system"),
+                "{error}"
+            );
+        }
     }
 
     #[test]

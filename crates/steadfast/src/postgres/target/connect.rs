@@ -13,13 +13,15 @@ use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_postgres::config::SslNegotiation;
 use tokio_postgres::tls::{NoTls, TlsConnect};
 use tokio_postgres::{AsyncMessage, Client, Config, Connection, SimpleQueryMessage, config};
 
 use super::error::{ConnectError, FailureReason, HostFailure};
-use super::passfile;
+use super::passfile::{self, Passfile};
 use super::settings::{Endpoint, Host, SessionAttrs, Settings};
 use super::socket::{Address, Socket};
+use crate::postgres::guard::{Guard, Guarded};
 use crate::postgres::tls::{Prepared, SslMode};
 
 /// How long a session that does not fit may take to say goodbye.
@@ -87,16 +89,15 @@ struct Search<'a> {
     settings: &'a Settings,
     password: Option<&'a [u8]>,
     options: Option<String>,
-    passfile: Option<String>,
+    passfile: Option<Passfile>,
     tls: Option<Prepared>,
 }
 
 pub(super) async fn connect(
     settings: &Settings,
     password: Option<&str>,
-    startup: &[(&str, &str)],
+    options: Option<String>,
 ) -> Result<Connected, ConnectError> {
-    let options = startup_options(settings.options.as_deref(), startup)?;
     let password = password
         .map(str::as_bytes)
         .or(settings.password.as_ref().map(|secret| secret.0.as_slice()));
@@ -128,7 +129,7 @@ pub(super) async fn connect(
 }
 
 /// Reads the password file and the certificates, where they are needed, off the async threads.
-async fn load(settings: &Settings, need_password: bool) -> Result<(Option<String>, Option<Prepared>), ConnectError> {
+async fn load(settings: &Settings, need_password: bool) -> Result<(Option<Passfile>, Option<Prepared>), ConnectError> {
     let passfile = settings.passfile.clone().filter(|_| need_password);
     let over_tcp = settings
         .hosts
@@ -139,23 +140,40 @@ async fn load(settings: &Settings, need_password: bool) -> Result<(Option<String
         return Ok((None, None));
     }
     let read = move || {
-        let passwords = passfile.and_then(|path| passfile::read(&path));
+        let passwords = passfile.map(|path| passfile::read(&path));
         Ok((passwords, tls.map(|tls| Prepared::load(&tls)).transpose()?))
     };
-    match tokio::task::spawn_blocking(read).await {
-        Ok(result) => result,
+    // A file on a share whose server is gone makes its reader wait.
+    let read = async { Ok(tokio::task::spawn_blocking(read).await) };
+    match within(settings.connect_timeout, read).await {
+        Ok(Ok(result)) => result,
         // Only while the runtime shuts down.
-        Err(error) => Err(ConnectError::Hosts(vec![HostFailure {
-            host: settings.hosts.first().map(Host::label).unwrap_or_default(),
-            reason: FailureReason::Io(io::Error::other(error)),
-        }])),
+        Ok(Err(error)) => Err(ConnectError::Files(io::Error::other(error))),
+        Err(_) => Err(ConnectError::Files(io::ErrorKind::TimedOut.into())),
     }
 }
 
-/// The `options` to send: what was configured, then each pair as `-c name=value`, blanks escaped.
-fn startup_options(configured: Option<&str>, startup: &[(&str, &str)]) -> Result<Option<String>, ConnectError> {
-    let mut options = configured.unwrap_or_default().to_owned();
-    for (name, value) in startup {
+/// The `options` to send: each default as `-c name=value`, blanks escaped, then what was configured, then `startup`. The
+/// last one counts.
+pub(super) fn startup_options(
+    defaults: &[(&str, &str)],
+    configured: Option<&str>,
+    startup: &[(&str, &str)],
+) -> Result<Option<String>, ConnectError> {
+    let mut options = String::new();
+    append_options(&mut options, defaults)?;
+    if let Some(configured) = configured.filter(|text| !text.is_empty()) {
+        if !options.is_empty() {
+            options.push(' ');
+        }
+        options.push_str(configured);
+    }
+    append_options(&mut options, startup)?;
+    Ok(Some(options).filter(|options| !options.is_empty()))
+}
+
+fn append_options(options: &mut String, settings: &[(&str, &str)]) -> Result<(), ConnectError> {
+    for (name, value) in settings {
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.".contains(&b);
         if name.is_empty() || !name.bytes().all(plain) || value.contains('\0') {
             return Err(ConnectError::InvalidStartupOption);
@@ -171,7 +189,7 @@ fn startup_options(configured: Option<&str>, startup: &[(&str, &str)]) -> Result
             options.push(c);
         }
     }
-    Ok(Some(options).filter(|options| !options.is_empty()))
+    Ok(())
 }
 
 fn shuffled<T>(mut items: Vec<T>, shuffle: bool) -> Vec<T> {
@@ -199,8 +217,9 @@ impl Search<'_> {
     async fn try_host(&self, host: &Host, wanted: SessionAttrs, failures: &mut Vec<HostFailure>) -> Option<Connected> {
         let limit = self.settings.connect_timeout;
         let label = host.label();
-        let fail = |host: &str, reason| HostFailure {
-            host: host.to_owned(),
+        let fail = |label: &str, reason| HostFailure {
+            host: label.to_owned(),
+            note: self.note(host, &reason),
             reason,
         };
         let addresses = match within(limit, self.resolve(host)).await {
@@ -294,7 +313,7 @@ impl Search<'_> {
         let judge = |error| FailureReason::from_driver(error, password.is_some());
         let tls = self.tls.as_ref().filter(|_| mode != config::SslMode::Disable);
         let Some(tls) = tls else {
-            let result = negotiate(socket, NoTls, &config).await;
+            let result = negotiate(Guarded::new(socket, Guard::messages()), NoTls, &config).await;
             return result.map_err(|error| Failed::of_transport(judge(error), false));
         };
         let name = match &host.endpoint {
@@ -305,7 +324,11 @@ impl Search<'_> {
             .connector(name)
             .map_err(|error| Failed::for_good(FailureReason::Tls(error)))?;
         let progress = connector.progress();
-        match negotiate(socket, connector, &config).await {
+        let guard = match self.settings.tls.negotiation {
+            SslNegotiation::Direct => Guard::off(),
+            _ => Guard::tls_answer(),
+        };
+        match negotiate(Guarded::new(socket, guard), connector, &config).await {
             Ok(connected) => Ok(Connected {
                 encrypted: progress.finished(),
                 ..connected
@@ -320,13 +343,24 @@ impl Search<'_> {
         if let Some(password) = self.password {
             return Some(password.to_vec());
         }
-        let wanted = passfile::Wanted {
-            host: &host.passfile_name(),
-            port: host.port,
+        let file = self.passfile.as_ref()?;
+        file.password(&self.wanted(&host.passfile_name(), host.port))
+            .map(String::into_bytes)
+    }
+
+    fn wanted<'w>(&'w self, host: &'w str, port: u16) -> passfile::Wanted<'w> {
+        passfile::Wanted {
+            host,
+            port,
             dbname: &self.settings.dbname,
             user: &self.settings.user,
-        };
-        passfile::find(self.passfile.as_deref()?, &wanted).map(String::into_bytes)
+        }
+    }
+
+    /// What the password file had to do with this failure.
+    fn note(&self, host: &Host, reason: &FailureReason) -> Option<String> {
+        let file = self.passfile.as_ref().filter(|_| reason.is_authentication())?;
+        Some(file.note(&self.wanted(&host.passfile_name(), host.port)))
     }
 
     fn driver_config(&self, mode: config::SslMode, password: Option<&[u8]>) -> Config {
@@ -402,9 +436,9 @@ impl Failed {
 }
 
 /// Startup over an open socket. The caller fills in `host` and `encrypted`.
-async fn negotiate<T>(socket: Socket, tls: T, config: &Config) -> Result<Connected, tokio_postgres::Error>
+async fn negotiate<T>(socket: Guarded<Socket>, tls: T, config: &Config) -> Result<Connected, tokio_postgres::Error>
 where
-    T: TlsConnect<Socket>,
+    T: TlsConnect<Guarded<Socket>>,
     T::Stream: Send + 'static,
 {
     let (client, connection) = config.connect_raw(socket, tls).await?;
@@ -420,7 +454,7 @@ where
     })
 }
 
-fn messages<S>(mut connection: Connection<Socket, S>) -> Messages
+fn messages<S>(mut connection: Connection<Guarded<Socket>, S>) -> Messages
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -458,14 +492,19 @@ mod tests {
 
     #[test]
     fn startup_options_are_escaped() {
-        assert_eq!(startup_options(None, &[]).unwrap(), None);
-        let options = startup_options(Some("-c a=b"), &[("search_path", "\"my schema\", x\\y"), ("x.y", "1")]).unwrap();
+        assert_eq!(startup_options(&[], None, &[]).unwrap(), None);
+        let options = startup_options(
+            &[("d", "1")],
+            Some("-c a=b"),
+            &[("search_path", "\"my schema\", x\\y"), ("x.y", "1")],
+        )
+        .unwrap();
         assert_eq!(
             options.as_deref(),
-            Some("-c a=b -c search_path=\"my\\ schema\",\\ x\\\\y -c x.y=1")
+            Some("-c d=1 -c a=b -c search_path=\"my\\ schema\",\\ x\\\\y -c x.y=1")
         );
         for (name, value) in [("a b", "x"), ("", "x"), ("a", "\0"), ("a=b", "x")] {
-            assert!(startup_options(None, &[(name, value)]).is_err());
+            assert!(startup_options(&[], None, &[(name, value)]).is_err());
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::settings::SessionAttrs;
+use crate::postgres::guard::Violation;
 use crate::postgres::tls::TlsError;
 
 /// A connection string, an environment variable or an existing configuration that cannot be used.
@@ -67,6 +68,9 @@ pub enum ConnectError {
     /// A local certificate or key cannot be used; no host was tried.
     #[error("cannot prepare TLS: {0}")]
     Tls(#[from] TlsError),
+    /// Certificates, the key or the password file could not be read in time; no host was tried.
+    #[error("certificates, key or password file cannot be read: {0}")]
+    Files(#[source] io::Error),
     /// The caller gave a startup option whose name is not a setting's name, or text with a NUL character.
     #[error("invalid startup option")]
     InvalidStartupOption,
@@ -83,6 +87,8 @@ pub struct HostFailure {
     pub host: String,
     /// What went wrong there.
     pub reason: FailureReason,
+    /// Where no password was given and the server refused: what the password file had to do with it.
+    pub note: Option<String>,
 }
 
 /// Why one host gave no connection.
@@ -251,6 +257,9 @@ impl FailureReason {
     pub(super) fn from_io(error: io::Error) -> Self {
         match TlsError::from_io(error) {
             Ok(tls) => Self::Tls(tls),
+            Err(error) if error.get_ref().is_some_and(|inner| inner.is::<Violation>()) => {
+                Self::Protocol(error.to_string())
+            }
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Self::Closed,
             Err(error) => Self::Io(error),
         }
@@ -259,7 +268,11 @@ impl FailureReason {
 
 impl fmt::Display for HostFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.host, self.reason)
+        write!(f, "{}: {}", self.host, self.reason)?;
+        match &self.note {
+            Some(note) => write!(f, " ({note})"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -306,6 +319,7 @@ mod tests {
         HostFailure {
             host: host.to_owned(),
             reason,
+            note: None,
         }
     }
 

@@ -2,9 +2,12 @@
 //!
 //! Invariant: a file that others may read is never used, and no line of it reaches a log.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// What a password is looked up for.
 pub(super) struct Wanted<'a> {
@@ -15,33 +18,86 @@ pub(super) struct Wanted<'a> {
     pub(super) user: &'a str,
 }
 
-/// Reads the file; `None` when it is missing, unreadable or open to others (the latter two are logged).
-pub(super) fn read(path: &Path) -> Option<String> {
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "password file cannot be read");
-            return None;
+/// A password file as it was found.
+pub(super) struct Passfile {
+    path: PathBuf,
+    content: Result<String, Unusable>,
+}
+
+/// Why a password file does not count.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Unusable {
+    Missing,
+    Unreadable(String),
+    NotPlain,
+    OpenToOthers,
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing => f.write_str("does not exist"),
+            Self::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            Self::NotPlain => f.write_str("is ignored: it is not a plain file"),
+            Self::OpenToOthers => {
+                f.write_str("is ignored: it has group or world access (permissions should be 0600 or less)")
+            }
         }
+    }
+}
+
+impl Passfile {
+    /// The password for this connection, if a line fits.
+    pub(super) fn password(&self, wanted: &Wanted<'_>) -> Option<String> {
+        find(self.content.as_deref().ok()?, wanted)
+    }
+
+    /// What this file had to do with a refusal, for people.
+    pub(super) fn note(&self, wanted: &Wanted<'_>) -> String {
+        let path = self.path.display();
+        match &self.content {
+            Err(why) => format!("password file {path} {why}"),
+            Ok(_) if self.password(wanted).is_some() => format!("the password is that of {path}"),
+            Ok(_) => format!("no line of password file {path} fits"),
+        }
+    }
+}
+
+/// Reads the file. Why it does not count is logged, once, unless it only does not exist.
+pub(super) fn read(path: &Path) -> Passfile {
+    let content = content(path);
+    if let Err(why) = &content
+        && *why != Unusable::Missing
+    {
+        warn_once(path, why);
+    }
+    Passfile {
+        path: path.to_owned(),
+        content,
+    }
+}
+
+fn content(path: &Path) -> Result<String, Unusable> {
+    let unreadable = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => Unusable::Missing,
+        _ => Unusable::Unreadable(error.to_string()),
     };
+    let metadata = fs::metadata(path).map_err(unreadable)?;
     if !metadata.is_file() {
-        tracing::warn!(path = %path.display(), "password file is not a plain file: ignored");
-        return None;
+        return Err(Unusable::NotPlain);
     }
     if open_to_others(&metadata) {
-        tracing::warn!(
-            path = %path.display(),
-            "password file has group or world access: ignored (permissions should be 0600 or less)"
-        );
-        return None;
+        return Err(Unusable::OpenToOthers);
     }
-    match fs::read_to_string(path) {
-        Ok(text) => Some(text),
-        Err(error) => {
-            tracing::warn!(path = %path.display(), %error, "password file cannot be read");
-            None
-        }
+    fs::read_to_string(path).map_err(unreadable)
+}
+
+/// The file is read for each connection; its fault need be told only once.
+fn warn_once(path: &Path, why: &Unusable) {
+    static TOLD: Mutex<BTreeSet<(PathBuf, Unusable)>> = Mutex::new(BTreeSet::new());
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.insert((path.to_owned(), why.clone())) {
+        tracing::warn!(target: "steadfast", path = %path.display(), "password file {why}");
     }
 }
 
@@ -144,12 +200,23 @@ mod tests {
         use std::os::unix::fs::PermissionsExt;
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pgpass");
-        assert_eq!(read(&path), None);
-        fs::write(&path, "*:*:*:*:x").unwrap();
-        for (mode, read_back) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false)] {
+        let wanted = Wanted {
+            host: "h",
+            port: 1,
+            dbname: "d",
+            user: "u",
+        };
+        assert!(read(&path).note(&wanted).contains("does not exist"));
+        fs::write(&path, "*:*:*:*:s3cret").unwrap();
+        for (mode, counts) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false)] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(read(&path).is_some(), read_back, "{mode:o}");
+            let file = read(&path);
+            assert_eq!(file.password(&wanted).is_some(), counts, "{mode:o}");
+            let note = file.note(&wanted);
+            assert_eq!(note.contains("0600 or less"), !counts, "{note}");
+            assert!(note.contains("pgpass") && !note.contains("s3cret"), "{note}");
         }
-        assert_eq!(read(folder.path()), None, "a directory is no password file");
+        let folder = read(folder.path());
+        assert!(folder.password(&wanted).is_none() && folder.note(&wanted).contains("not a plain file"));
     }
 }
