@@ -198,10 +198,16 @@ enum End {
     Impossible(String),
 }
 
+/// The first half of the advisory locks by which a schema's listeners are seen.
+pub(crate) fn lock_class(quoted_schema: &str) -> i32 {
+    let digest = Sha256::digest(quoted_schema.as_bytes());
+    i32::from_be_bytes([digest[12], digest[13], digest[14], digest[15]])
+}
+
 async fn run(listener: Listener, inbox: mpsc::UnboundedReceiver<Command>, state: Arc<AtomicU8>) {
     let digest = Sha256::digest(listener.quoted_schema.as_bytes());
     let hex: String = digest.iter().take(12).map(|b| format!("{b:02x}")).collect();
-    let lock_class = i32::from_be_bytes([digest[12], digest[13], digest[14], digest[15]]);
+    let lock_class = lock_class(&listener.quoted_schema);
     let stop = listener.stop.clone();
     let mut run = Run {
         listener,
