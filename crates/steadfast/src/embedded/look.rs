@@ -142,9 +142,11 @@ fn within_snapshot<T>(
 
 fn open(path: &Path) -> Result<(Open, bool), OpenError> {
     let unreachable = |error: std::io::Error| OpenError::new(OpenErrorKind::Unreachable, error.to_string());
-    let missing = || OpenError::new(OpenErrorKind::Missing, "there is no such file");
     for _ in 0..ATTEMPTS {
-        let mut presence = Presence::of(path)?.ok_or_else(missing)?;
+        let Some(mut presence) = Presence::of(path)? else {
+            log::refuse_orphan(path)?;
+            return Err(OpenError::new(OpenErrorKind::Missing, "there is no such file"));
+        };
         require_ours(&presence)?;
         let may_lack_its_log = log::check(&presence)?;
         let stamp = Stamp::of(presence.path());

@@ -227,8 +227,8 @@ pub(crate) struct Store {
     readers: Option<Arc<Readers>>,
     /// Where the store is only looked at.
     look: Option<Arc<Look>>,
-    /// Dropped after all connections.
-    presence: Option<Presence>,
+    /// Ends after all connections.
+    presence: Mutex<Option<Presence>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     waiting: (AtomicUsize, AtomicUsize),
     /// Why the last transaction failed, for those whose time runs out meanwhile.
@@ -258,7 +258,7 @@ impl Store {
         let readers = (!reading.is_empty()).then(|| Arc::new(Readers::of(reading.len())));
         let store = Arc::new(Self {
             readers: readers.clone(),
-            presence,
+            presence: Mutex::new(presence),
             ..Self::over(place, settings, clock.offset_ms)
         });
         let mut threads = Vec::new();
@@ -294,7 +294,7 @@ impl Store {
             cache: Mutex::new(HistoryCache::looked_into(settings.history_cache_bytes)),
             readers: None,
             look: None,
-            presence: None,
+            presence: Mutex::new(None),
             threads: Mutex::new(Vec::new()),
             waiting: (AtomicUsize::new(0), AtomicUsize::new(0)),
             trouble: Mutex::new(None),
@@ -309,14 +309,23 @@ impl Store {
         self.look.as_ref()
     }
 
-    /// Who else has the file open.
-    pub(crate) fn presence(&self) -> Option<&Presence> {
-        self.presence.as_ref()
+    fn presence(&self) -> MutexGuard<'_, Option<Presence>> {
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody else has the file open, as far as can be told.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.presence().as_ref().is_some_and(|p| p.is_alone().unwrap_or(false))
+    }
+
+    /// All connections have been closed.
+    pub(crate) fn leave(&self) {
+        drop(self.presence().take());
     }
 
     /// Another process that has the file open: its id, 0 where that cannot be told.
     pub(crate) fn other_process(&self) -> std::io::Result<Option<i32>> {
-        match (&self.presence, &self.look) {
+        match (self.presence().as_ref(), &self.look) {
             (Some(presence), _) => presence.other_process(),
             (None, Some(look)) => look.other_process(),
             (None, None) => Ok(None),

@@ -131,11 +131,12 @@ impl Writer {
         if let Err((_, error)) = self.connection.close() {
             tracing::warn!(target: "steadfast", %error, "could not close the file in order; it is sound nevertheless");
         }
+        self.store.leave();
     }
 
     /// Says in the file that whoever finds it without a log has all of it.
     fn mark_closed(&self) {
-        let alone = self.store.presence().is_some_and(|p| p.is_alone().unwrap_or(false));
+        let alone = self.store.is_alone();
         let still_there = self.witness.is_some() && self.store.trouble().is_none();
         if alone
             && still_there
