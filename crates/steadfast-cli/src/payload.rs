@@ -63,7 +63,7 @@ mod tests {
     fn a_file_loses_one_line_break() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("input.json");
-        fs::write(&path, "[1]\r\n").unwrap();
+        std::fs::write(&path, "[1]\r\n").unwrap();
         assert_eq!(read(&format!("@{}", path.display())).unwrap(), "[1]");
         assert_eq!(without_line_break("a\n\n".to_owned()), "a\n");
         let missing = read("@/no/such/file").unwrap_err().to_string();
