@@ -361,3 +361,10 @@ pub(crate) fn fold_log(connection: &Connection) {
         tracing::debug!(target: "steadfast", %error, "the log could not be folded into the file now");
     }
 }
+
+/// Whether closing leaves the log beside the file; otherwise the last one who closes folds and removes it.
+pub(crate) fn keep_log(connection: &Connection, keep: bool) {
+    if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep) {
+        tracing::debug!(target: "steadfast", %error, "SQLite did not take a setting");
+    }
+}

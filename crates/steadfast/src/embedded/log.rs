@@ -245,8 +245,11 @@ pub(crate) fn check(presence: &Presence) -> Result<bool, OpenError> {
         Match::Stranger => Err(stranger(presence.path())),
         Match::Lost => Err(OpenError::new(
             OpenErrorKind::LogMissing,
-            "this is a copy of an open store without its log (-wal), so what was done since it was opened is missing; \
-             copy both together, or use VACUUM INTO",
+            format!(
+                "this is a copy of an open store without its log, so what was done since it was opened is missing; copy both \
+                 together, or use VACUUM INTO (if it is the store itself, and nothing was done since: make an empty file {})",
+                beside(presence.path(), "-wal").display()
+            ),
         )),
     }
 }

@@ -15,7 +15,7 @@ use super::builder::{OpenError, OpenErrorKind, Settings};
 use super::claim::RawTurn;
 use super::claim::work::RawWork;
 use super::clock::Reading;
-use super::connection::{Place, Witness, fold_log, open_reader, open_writer};
+use super::connection::{Place, Witness, fold_log, keep_log, open_reader, open_writer};
 use super::error::StoreError;
 use super::op::Operation;
 use super::op::abandon_orchestration_item::AbandonedTurn;
@@ -563,6 +563,8 @@ fn begin_log(connection: &Connection, alone: bool) -> bool {
     })();
     if let Err(error) = &marked {
         tracing::warn!(target: "steadfast", %error, "the log could not be marked yet");
+        // A file that is marked as opening must not lose its log, however empty.
+        keep_log(connection, true);
     }
     marked.is_ok()
 }

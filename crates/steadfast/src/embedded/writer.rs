@@ -12,7 +12,7 @@ use rusqlite::Connection;
 use super::claim::work::{self as claim_work, RawWork};
 use super::claim::{self, Looked, RawTurn};
 use super::clock::Kept;
-use super::connection::{Witness, fold_log};
+use super::connection::{Witness, fold_log, keep_log};
 use super::error::{Class, StoreError};
 use super::log::{self, Phase};
 use super::op::abandon_orchestration_item::AbandonedTurn;
@@ -136,13 +136,15 @@ impl Writer {
 
     /// Says in the file that whoever finds it without a log has all of it.
     fn mark_closed(&self) {
-        let alone = self.store.is_alone();
         let still_there = self.witness.is_some() && self.store.trouble().is_none();
-        if alone
-            && still_there
-            && let Err(error) = log::mark(&self.connection, Phase::Closed)
-        {
-            tracing::debug!(target: "steadfast", %error, "the file could not be marked as closed");
+        if !still_there || !self.store.is_alone() {
+            return;
+        }
+        match log::mark(&self.connection, Phase::Closed) {
+            Ok(()) => keep_log(&self.connection, false),
+            Err(error) => {
+                tracing::debug!(target: "steadfast", %error, "the file could not be marked as closed");
+            }
         }
     }
 
@@ -317,7 +319,9 @@ impl Writer {
         }
         if let Some(witness) = &mut self.witness {
             let course = witness.check().map_err(Trouble::Whole)?;
-            self.mark_due = course.begun_anew;
+            if std::mem::replace(&mut self.mark_due, course.begun_anew) {
+                keep_log(&self.connection, false);
+            }
             if course.crowded {
                 fold_log(&self.connection);
             }
