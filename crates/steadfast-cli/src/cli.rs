@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing here touches a file or a server.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
@@ -41,9 +41,9 @@ pub(crate) struct Cli {
 }
 
 impl Cli {
-    /// The arguments of this process, and which of them were given only by the environment.
-    pub(crate) fn read() -> Result<Self, clap::Error> {
-        let matches = Self::command().try_get_matches()?;
+    /// The arguments, the command's name first, and which of them were given only by the environment.
+    pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches_from(arguments)?;
         let mut cli = Self::from_arg_matches(&matches)?;
         cli.globals.url_from_variable = matches.value_source("database_url") == Some(ValueSource::EnvVariable);
         Ok(cli)
@@ -93,7 +93,11 @@ impl Globals {
     /// Where the store is, where that is given; an empty URL counts as none. libpq's variables count as well.
     pub(crate) fn given_place(&self) -> Result<Option<Place>, CliError> {
         let place = self.named_place(self.url())?;
-        let by_variables = || LIBPQ.iter().any(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty()));
+        let by_variables = || {
+            LIBPQ
+                .iter()
+                .any(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty()))
+        };
         Ok(place.or_else(|| {
             by_variables().then(|| Place::Database {
                 url: "postgres://".to_owned(),
@@ -136,11 +140,9 @@ pub(crate) fn database(url: &str) -> Result<String, CliError> {
     let scheme = url.trim_start().split_once("://").map(|(scheme, _)| scheme);
     let is_scheme = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
     match scheme {
-        Some(scheme) if is_scheme(scheme) && !["postgres", "postgresql"].contains(&scheme) => {
-            Err(CliError::Usage(format!(
-                "{scheme}:// is not PostgreSQL: a database is given as postgres://…, a file with --file"
-            )))
-        }
+        Some(scheme) if is_scheme(scheme) && !["postgres", "postgresql"].contains(&scheme) => Err(CliError::Usage(
+            format!("{scheme}:// is not PostgreSQL: a database is given as postgres://…, a file with --file"),
+        )),
         _ => Ok(url.to_owned()),
     }
 }
@@ -170,9 +172,12 @@ pub(crate) enum Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+
+    fn read(arguments: &[&str]) -> Cli {
+        let arguments = ["steadfast"].iter().chain(arguments).map(OsString::from);
+        Cli::read(arguments).unwrap_or_else(|error| panic!("{error}"))
+    }
 
     #[test]
     fn the_definition_is_consistent() {
@@ -182,12 +187,15 @@ mod tests {
     #[test]
     fn the_help_lists_every_exit_code() {
         let help = Cli::command().render_help().to_string();
-        assert!((0..=6).chain([130]).all(|code| help.contains(&format!("\n  {code}  "))), "{help}");
+        assert!(
+            (0..=6).chain([130]).all(|code| help.contains(&format!("\n  {code}  "))),
+            "{help}"
+        );
     }
 
     #[test]
     fn an_empty_url_is_none() {
-        let cli = Cli::parse_from(["steadfast", "queues", "--database-url", ""]);
+        let cli = read(&["queues", "--database-url", ""]);
         assert!(matches!(cli.globals.place_by_option(), Ok(None)));
     }
 
@@ -202,16 +210,9 @@ mod tests {
 
     #[test]
     fn a_store_is_in_one_place() {
-        let cli = Cli::parse_from([
-            "steadfast",
-            "queues",
-            "--file",
-            "a.db",
-            "--database-url",
-            "postgres://x/y",
-        ]);
+        let cli = read(&["queues", "--file", "a.db", "--database-url", "postgres://x/y"]);
         assert!(matches!(cli.globals.place(), Err(CliError::Usage(_))));
-        let cli = Cli::parse_from(["steadfast", "queues", "--file", "a.db"]);
+        let cli = read(&["queues", "--file", "a.db"]);
         assert_eq!(cli.globals.place().ok(), Some(Place::File("a.db".into())));
     }
 }

@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     // Before the arguments are known to be right: their refusal is read by a program, too.
     let before_any_value = std::env::args_os().skip(1).take_while(|argument| argument != "--");
     output::complain_in_json(before_any_value.into_iter().any(|argument| argument == "--json"));
-    let cli = match Cli::read() {
+    let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(not_a_command(&error)),
     };

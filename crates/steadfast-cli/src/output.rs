@@ -218,7 +218,11 @@ impl Grid {
         grid.0
             .set_style(TableComponent::HeaderLines, '─')
             .set_style(TableComponent::MiddleHeaderIntersections, '─')
-            .set_header(headings.iter().map(|text| Cell::new(text).add_attribute(Attribute::Bold)));
+            .set_header(
+                headings
+                    .iter()
+                    .map(|text| Cell::new(text).add_attribute(Attribute::Bold)),
+            );
         grid
     }
 
@@ -342,9 +346,33 @@ mod tests {
     #[test]
     fn what_cannot_be_seen_is_shown_as_an_escape() {
         for hidden in [
-            '\u{7f}', '\u{9b}', '\u{ad}', '\u{34f}', '\u{61c}', '\u{115f}', '\u{180e}', '\u{200b}', '\u{200d}', '\u{200e}',
-            '\u{2028}', '\u{2029}', '\u{202e}', '\u{2060}', '\u{2066}', '\u{2800}', '\u{3164}', '\u{e000}', '\u{fe0f}',
-            '\u{feff}', '\u{fff9}', '\u{ffff}', '\u{1d173}', '\u{e0001}', '\u{e0041}', '\u{e0100}', '\u{10ffff}',
+            '\u{7f}',
+            '\u{9b}',
+            '\u{ad}',
+            '\u{34f}',
+            '\u{61c}',
+            '\u{115f}',
+            '\u{180e}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{200e}',
+            '\u{2028}',
+            '\u{2029}',
+            '\u{202e}',
+            '\u{2060}',
+            '\u{2066}',
+            '\u{2800}',
+            '\u{3164}',
+            '\u{e000}',
+            '\u{fe0f}',
+            '\u{feff}',
+            '\u{fff9}',
+            '\u{ffff}',
+            '\u{1d173}',
+            '\u{e0001}',
+            '\u{e0041}',
+            '\u{e0100}',
+            '\u{10ffff}',
         ] {
             let code = u32::from(hidden);
             assert_eq!(printable(&format!("a{hidden}b")), format!("a\\u{{{code:x}}}b"));

@@ -113,7 +113,11 @@ async fn carry(source: &Store, to: &Place, force: bool, makes: &Cell<bool>) -> R
 }
 
 async fn refuse_workers(store: &Store, side: &str, force: bool) -> Result<(), CliError> {
-    let workers = if force { Vec::new() } else { store.provider.workers().await? };
+    let workers = if force {
+        Vec::new()
+    } else {
+        store.provider.workers().await?
+    };
     if workers.is_empty() {
         return Ok(());
     }

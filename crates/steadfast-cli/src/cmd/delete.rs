@@ -153,7 +153,11 @@ fn show(chosen: &Chosen, before: u64, output: &mut Output) -> Result<(), CliErro
         "{} in {} that ended before {before}{}",
         count(all, "instance"),
         count(roots, "tree"),
-        if chosen.more { "; there are others, beyond --limit" } else { "" }
+        if chosen.more {
+            "; there are others, beyond --limit"
+        } else {
+            ""
+        }
     ))?;
     tell_left_out(&chosen.left_out, output)?;
     output.line("nothing was deleted: to delete them, add --yes")
@@ -186,10 +190,16 @@ async fn delete_chosen(store: &Store, before: u64, chosen: &Chosen) -> Result<De
 /// Refuses what runs, before anything is deleted.
 async fn require_ended(store: &Store, root: &str) -> Result<(), CliError> {
     for id in store.provider.get_instance_tree(root).await?.all_ids {
-        let Some(found) = store.provider.instance(&id).await? else { continue };
+        let Some(found) = store.provider.instance(&id).await? else {
+            continue;
+        };
         let status = found.summary.status;
         if !["Completed", "Failed"].contains(&status.as_str()) {
-            let child = if id == root { String::new() } else { format!(" (a child of {root:?})") };
+            let child = if id == root {
+                String::new()
+            } else {
+                format!(" (a child of {root:?})")
+            };
             return Err(CliError::Refused(format!(
                 "instance {id:?}{child} is still running: cancel it first, or use --force"
             )));

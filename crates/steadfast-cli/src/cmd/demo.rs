@@ -87,7 +87,11 @@ fn place(globals: &Globals, desk: &Path) -> Result<Place, CliError> {
     match globals.place_by_option()? {
         None => {
             let unused = globals.given_place()?.is_some();
-            let why = if unused { " (what the environment names is not used: say --database-url)" } else { "" };
+            let why = if unused {
+                " (what the environment names is not used: say --database-url)"
+            } else {
+                ""
+            };
             note(&format!("no database given: the store is a file{why}"));
             Ok(Place::File(desk.join("steadfast.db")))
         }

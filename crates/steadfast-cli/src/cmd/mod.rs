@@ -44,7 +44,10 @@ pub(crate) struct Interrupt([Signal; 2]);
 impl Interrupt {
     pub(crate) fn listen() -> Result<Self, CliError> {
         let listen = |kind| signal(kind).map_err(CliError::while_trying("listen for Ctrl-C"));
-        Ok(Self([listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?]))
+        Ok(Self([
+            listen(SignalKind::interrupt())?,
+            listen(SignalKind::terminate())?,
+        ]))
     }
 
     pub(crate) async fn come(&mut self) -> CliError {

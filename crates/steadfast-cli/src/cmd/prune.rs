@@ -122,7 +122,11 @@ fn doomed(executions: &[ExecutionInfo], current: u64, options: &PruneOptions) ->
     let keep = options
         .keep_last
         .map_or(0, |keep| usize::try_from(keep).unwrap_or(usize::MAX));
-    let old = |at: Option<u64>| options.completed_before.is_none_or(|before| at.is_some_and(|at| at < before));
+    let old = |at: Option<u64>| {
+        options
+            .completed_before
+            .is_none_or(|before| at.is_some_and(|at| at < before))
+    };
     newest_first
         .filter(|(place, info)| {
             *place >= keep && info.execution_id != current && info.status != "Running" && old(info.completed_at)
@@ -143,11 +147,7 @@ fn show(chosen: &[Prunable], output: &mut Output) -> Result<(), CliError> {
     )
 }
 
-async fn prune_chosen(
-    client: &Client,
-    chosen: Vec<Prunable>,
-    options: PruneOptions,
-) -> Result<PruneResult, CliError> {
+async fn prune_chosen(client: &Client, chosen: Vec<Prunable>, options: PruneOptions) -> Result<PruneResult, CliError> {
     if chosen.is_empty() {
         return Ok(PruneResult::default());
     }

@@ -223,7 +223,15 @@ fn the_demo_survives_its_kill() {
     fill(dir.path());
     let place = Place::new();
     let ran = run(place
-        .command(&["demo", "--pace-ms", "20", "--json", "--database-url", &place.url, "--dir"])
+        .command(&[
+            "demo",
+            "--pace-ms",
+            "20",
+            "--json",
+            "--database-url",
+            &place.url,
+            "--dir",
+        ])
         .arg(dir.path()));
     assert_eq!(ran.code, Some(0), "{}\n{}", ran.stdout, ran.stderr);
     assert!(ran.stderr.contains("(SIGKILL)"), "{}", ran.stderr);

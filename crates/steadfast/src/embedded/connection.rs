@@ -76,7 +76,12 @@ pub(crate) fn open_writer(place: &Place, durability: Durability) -> Result<Opene
 }
 
 fn open_file(path: &Path) -> Result<Opened, OpenError> {
-    let vanished = || OpenError::new(OpenErrorKind::Unreachable, "the file was taken away while it was opened");
+    let vanished = || {
+        OpenError::new(
+            OpenErrorKind::Unreachable,
+            "the file was taken away while it was opened",
+        )
+    };
     let mut presence = match Presence::of(path)? {
         Some(presence) => presence,
         None => {

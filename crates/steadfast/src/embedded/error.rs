@@ -72,7 +72,9 @@ impl StoreError {
         match self {
             Self::Sqlite { code, .. } => classify(*code),
             Self::Gone(_) => Class::Broken,
-            Self::Closed | Self::ReadOnly | Self::Refused(_) | Self::Item(_) | Self::Decode(_) | Self::Rejected(_) => Class::Permanent,
+            Self::Closed | Self::ReadOnly | Self::Refused(_) | Self::Item(_) | Self::Decode(_) | Self::Rejected(_) => {
+                Class::Permanent
+            }
         }
     }
 

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::builder::{OpenError, OpenErrorKind};
 use super::connection::Place;
-use super::look::Look;
 use super::error::StoreError;
+use super::look::Look;
 use super::op::feed_commit::{CommitCursor, NewEpoch};
 use super::op::feed_trim::TrimFeed;
 use super::provider::EmbeddedProvider;

@@ -69,7 +69,10 @@ impl Look {
     }
 
     /// For opening: asks once.
-    pub(crate) fn open_with<T>(&self, question: impl FnOnce(&Connection) -> Result<T, OpenError>) -> Result<T, OpenError> {
+    pub(crate) fn open_with<T>(
+        &self,
+        question: impl FnOnce(&Connection) -> Result<T, OpenError>,
+    ) -> Result<T, OpenError> {
         question(&self.lock().connection)
     }
 
@@ -177,7 +180,8 @@ fn folded(presence: &Presence, stamp: &Stamp) -> Result<Connection, OpenError> {
     let unreachable = |error: std::io::Error| OpenError::new(OpenErrorKind::Unreachable, error.to_string());
     let size = stamp.0.iter().flatten().map(|file| file.2).sum::<u64>();
     if size > LARGEST_IMAGE {
-        let text = "a log was left beside this file, which is too large to be looked at so; open it with a provider once";
+        let text =
+            "a log was left beside this file, which is too large to be looked at so; open it with a provider once";
         return Err(OpenError::new(OpenErrorKind::Busy, text));
     }
     let image = log::image(presence).map_err(unreachable)?;

@@ -153,9 +153,7 @@ impl Presence {
     /// From now on the file is open through SQLite here.
     pub(crate) fn enter(&mut self) {
         let mut registry = held();
-        let known = registry
-            .as_mut()
-            .and_then(|registry| registry.get_mut(&self.identity));
+        let known = registry.as_mut().and_then(|registry| registry.get_mut(&self.identity));
         if let Some(known) = known.filter(|_| !self.live) {
             known.live += 1;
             self.live = true;

@@ -65,9 +65,13 @@ pub(crate) fn prepare_to_look(connection: &Connection, faults: &Faults) -> Resul
         )),
         version if version < newest => Err(OpenError::new(
             OpenErrorKind::Outdated,
-            format!("the file has schema {version}, and this program reads schema {newest}; open it with a provider once"),
+            format!(
+                "the file has schema {version}, and this program reads schema {newest}; open it with a provider once"
+            ),
         )),
-        _ => Ok(load_clock(connection)?.go_on(&clock::boot_id(), Reading::take(faults)).0),
+        _ => Ok(load_clock(connection)?
+            .go_on(&clock::boot_id(), Reading::take(faults))
+            .0),
     }
 }
 

@@ -153,9 +153,14 @@ fn each_verb_that_reads_works_for_a_role_that_only_reads() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let sql = |text: String| {
         runtime.block_on(async {
-            let (client, connection) = tokio_postgres::connect(&database_url(), tokio_postgres::NoTls).await.unwrap();
+            let (client, connection) = tokio_postgres::connect(&database_url(), tokio_postgres::NoTls)
+                .await
+                .unwrap();
             let connection = tokio::spawn(connection);
-            client.batch_execute(&text).await.unwrap_or_else(|error| panic!("{error:?}"));
+            client
+                .batch_execute(&text)
+                .await
+                .unwrap_or_else(|error| panic!("{error:?}"));
             drop(client);
             connection.await.unwrap().unwrap();
         });
@@ -172,7 +177,10 @@ fn each_verb_that_reads_works_for_a_role_that_only_reads() {
         .iter()
         .map(|arguments| {
             let mut command = steadfast(arguments);
-            (arguments, run(command.env("DATABASE_URL", &url).env("STEADFAST_SCHEMA", schema)))
+            (
+                arguments,
+                run(command.env("DATABASE_URL", &url).env("STEADFAST_SCHEMA", schema)),
+            )
         })
         .collect();
     sql(format!("DROP OWNED BY {role}; DROP ROLE {role}"));

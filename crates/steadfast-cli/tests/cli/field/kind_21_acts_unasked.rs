@@ -20,9 +20,11 @@ fn the_demo_does_not_take_what_the_environment_names() {
         ("DATABASE_URL", "postgres://nobody@127.0.0.1:1/production"),
         ("PGHOST", "127.0.0.1"),
     ] {
-        let ran = run(steadfast(&["demo", "--pace-ms", "20", "--lease-ms", "1000", "--json", "--dir"])
-            .arg(dir.path())
-            .env(variable, value));
+        let ran = run(
+            steadfast(&["demo", "--pace-ms", "20", "--lease-ms", "1000", "--json", "--dir"])
+                .arg(dir.path())
+                .env(variable, value),
+        );
         assert_eq!(ran.code, Some(0), "{ran:?}");
         assert!(ran.stderr.contains("--database-url"), "it says how: {}", ran.stderr);
         let report: Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -47,7 +49,9 @@ fn an_interrupted_demo_ends_with_130_and_leaves_nothing() {
         let mut lines = BufReader::new(demo.stderr.take().unwrap()).lines();
         let started = lines.find(|line| line.as_ref().unwrap().starts_with("worker 1 is process"));
         started.expect("the worker starts").unwrap();
-        let sent = Command::new("kill").args(["-s", signal, &demo.id().to_string()]).status();
+        let sent = Command::new("kill")
+            .args(["-s", signal, &demo.id().to_string()])
+            .status();
         assert!(sent.unwrap().success());
         let rest: Vec<String> = lines.map(Result::unwrap).collect();
         assert_eq!(demo.wait().unwrap().code(), Some(130), "{signal}: {rest:?}");
@@ -117,7 +121,9 @@ fn what_was_not_named_is_deleted_only_when_confirmed() {
 /// Roots with children: `--limit` counts all that goes, and never goes beyond.
 #[test]
 fn a_limit_counts_the_children() {
-    use duroxide::{OrchestrationContext, OrchestrationRegistry, runtime::Runtime, runtime::registry::ActivityRegistry};
+    use duroxide::{
+        OrchestrationContext, OrchestrationRegistry, runtime::Runtime, runtime::registry::ActivityRegistry,
+    };
     for place in places() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let worker = runtime.block_on(async {
@@ -135,7 +141,10 @@ fn a_limit_counts_the_children() {
                     }
                     Ok(children)
                 })
-                .register("Child", |_: OrchestrationContext, input: String| async move { Ok(input) })
+                .register(
+                    "Child",
+                    |_: OrchestrationContext, input: String| async move { Ok(input) },
+                )
                 .build();
             Runtime::start_with_store(provider, ActivityRegistry::builder().build(), orchestrations).await
         });
@@ -148,18 +157,32 @@ fn a_limit_counts_the_children() {
             let preview = place.json(&["delete", "--completed-before", "0s", "--limit", limit]);
             let ids = |name: &str| {
                 let rows = preview[name].as_array().unwrap().iter();
-                rows.map(|row| row["instance_id"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+                rows.map(|row| row["instance_id"].as_str().unwrap().to_owned())
+                    .collect::<Vec<_>>()
             };
-            (ids("would_delete"), ids("left_out"), preview["instances"].as_u64().unwrap())
+            (
+                ids("would_delete"),
+                ids("left_out"),
+                preview["instances"].as_u64().unwrap(),
+            )
         };
         let none = Vec::<String>::new();
-        assert_eq!(chosen("9"), (["large", "small", "last"].map(str::to_owned).to_vec(), none.clone(), 9));
-        assert_eq!(chosen("8"), (["large", "small"].map(str::to_owned).to_vec(), none.clone(), 7));
+        assert_eq!(
+            chosen("9"),
+            (["large", "small", "last"].map(str::to_owned).to_vec(), none.clone(), 9)
+        );
+        assert_eq!(
+            chosen("8"),
+            (["large", "small"].map(str::to_owned).to_vec(), none.clone(), 7)
+        );
         assert_eq!(chosen("3"), (vec!["small".to_owned()], vec!["large".to_owned()], 2));
         let done = place.run(&["delete", "--completed-before", "0s", "--limit", "3", "--yes"]);
         assert_eq!(done.code, Some(0), "{done:?}");
         assert!(done.stdout.contains("deleted 2 instances"), "{done:?}");
-        assert!(done.stderr.contains("large") && done.stderr.contains("--limit"), "{done:?}");
+        assert!(
+            done.stderr.contains("large") && done.stderr.contains("--limit"),
+            "{done:?}"
+        );
         runtime.block_on(worker.shutdown(Some(500)));
     }
 }
@@ -192,7 +215,12 @@ impl Idle {
     fn on(place: &Place, dir: &Path) -> Self {
         let (mut command, desk) = (place.command(&["demo-worker"]), dir.display().to_string());
         command.args(["--dir", &desk, "--pace-ms", "1", "--slots", "2", "--lease-ms", "5000"]);
-        command.args(["--ledger", &format!("{desk}/ledger"), "--manifest", &format!("{desk}/manifest")]);
+        command.args([
+            "--ledger",
+            &format!("{desk}/ledger"),
+            "--manifest",
+            &format!("{desk}/manifest"),
+        ]);
         Self(command.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap())
     }
 }
@@ -227,7 +255,10 @@ fn a_copy_sees_an_idle_worker_and_leaves_no_target() {
             }
             assert!(std::time::Instant::now() < deadline, "it is not seen: {ran:?}");
         };
-        assert!(refused.stderr.contains("process") && refused.stderr.contains("--force"), "{refused:?}");
+        assert!(
+            refused.stderr.contains("process") && refused.stderr.contains("--force"),
+            "{refused:?}"
+        );
         run(&mut copy(&from, &to)).refused(1);
         assert!(!is_there(&to), "a target was left");
         drop(worker);

@@ -18,7 +18,9 @@ const HOSTILE: &str = "\u{1b}[2J\u{7f}\u{9b}31m\u{61c}\u{200b}\u{200e}\u{202e}\u
 #[track_caller]
 fn assert_tame(ran: &Ran) {
     for text in [&ran.stdout, &ran.stderr] {
-        let found = text.chars().find(|c| *c != '\n' && (c.is_control() || HOSTILE.chars().skip(4).any(|h| h == *c && !c.is_ascii())));
+        let found = text
+            .chars()
+            .find(|c| *c != '\n' && (c.is_control() || HOSTILE.chars().skip(4).any(|h| h == *c && !c.is_ascii())));
         assert_eq!(found, None, "{text:?}");
     }
 }
@@ -52,7 +54,8 @@ fn nothing_hostile_is_passed_on() {
                 let ran = run(&mut command);
                 assert_tame(&ran);
                 if json && ran.code == Some(0) && !arguments.contains(&"watch") {
-                    let _: Value = serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error} in {ran:?}"));
+                    let _: Value =
+                        serde_json::from_str(&ran.stdout).unwrap_or_else(|error| panic!("{error} in {ran:?}"));
                 }
             }
             if arguments == verbs[0] {
@@ -69,7 +72,13 @@ fn nothing_hostile_is_passed_on() {
         &["list", "--file", HOSTILE],
         &["list", HOSTILE],
         &["start", "Greet", "x", "--file", "/nowhere", "--input", "@\u{1b}[2J"],
-        &["list", "--schema", HOSTILE, "--database-url", "postgres://nobody@127.0.0.1:1/x"],
+        &[
+            "list",
+            "--schema",
+            HOSTILE,
+            "--database-url",
+            "postgres://nobody@127.0.0.1:1/x",
+        ],
     ];
     for arguments in names {
         assert_tame(&run(&mut steadfast(arguments)));
@@ -84,7 +93,10 @@ fn on_terminal(place: &Place, columns: u16, arguments: &[&str]) -> Vec<String> {
     let mut words = vec![format!("stty cols {columns};"), quote(command.get_program())];
     words.extend(command.get_args().map(quote));
     let mut script = Command::new("script");
-    script.args(["-qec", &words.join(" "), "/dev/null"]).stdin(Stdio::null()).env("NO_COLOR", "1");
+    script
+        .args(["-qec", &words.join(" "), "/dev/null"])
+        .stdin(Stdio::null())
+        .env("NO_COLOR", "1");
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => script.env(name, value),
@@ -104,7 +116,10 @@ fn on_terminal(place: &Place, columns: u16, arguments: &[&str]) -> Vec<String> {
             _ => plain.push(character),
         }
     }
-    plain.lines().map(|line| line.trim_end_matches('\r').to_owned()).collect()
+    plain
+        .lines()
+        .map(|line| line.trim_end_matches('\r').to_owned())
+        .collect()
 }
 
 #[test]
@@ -130,10 +145,25 @@ fn what_is_printed_fits_the_terminal() {
     for arguments in verbs {
         for columns in [80, 120] {
             let lines = on_terminal(&place, columns, arguments);
-            assert!(lines.iter().any(|line| !line.is_empty()), "{arguments:?} printed nothing");
+            assert!(
+                lines.iter().any(|line| !line.is_empty()),
+                "{arguments:?} printed nothing"
+            );
             for line in lines {
-                let width: usize = line.chars().map(|c| if c >= '\u{1100}' && c != '…' && c != '─' { 2 } else { 1 }).sum();
-                assert!(width <= usize::from(columns), "{arguments:?}, {columns} columns: {width}: {line}");
+                let width: usize = line
+                    .chars()
+                    .map(|c| {
+                        if c >= '\u{1100}' && c != '…' && c != '─' {
+                            2
+                        } else {
+                            1
+                        }
+                    })
+                    .sum();
+                assert!(
+                    width <= usize::from(columns),
+                    "{arguments:?}, {columns} columns: {width}: {line}"
+                );
             }
         }
     }
@@ -160,7 +190,10 @@ fn errors_are_json_for_programs() {
         assert_eq!(ran.stderr.lines().count(), 1, "{ran:?}");
         let error: Value = serde_json::from_str(&ran.stderr).unwrap_or_else(|error| panic!("{error} in {ran:?}"));
         assert_eq!(error["error"]["exit_code"], code, "{error}");
-        assert!(error["error"]["message"].as_str().is_some_and(|text| !text.is_empty()), "{error}");
+        assert!(
+            error["error"]["message"].as_str().is_some_and(|text| !text.is_empty()),
+            "{error}"
+        );
     }
 }
 
@@ -180,12 +213,20 @@ fn errors_say_what_to_do_with_this_command() {
     for url in ["mysql://root:s3cret@127.0.0.1/x", "http://127.0.0.1/"] {
         let scheme = url.split_once("://").unwrap().0;
         let text = run(&mut steadfast(&["list", "--database-url", url])).refused(2);
-        assert!(text.contains(&format!("{scheme}://")) && !text.contains("s3cret"), "{text}");
+        assert!(
+            text.contains(&format!("{scheme}://")) && !text.contains("s3cret"),
+            "{text}"
+        );
         run(&mut steadfast(&["copy", "--from", url, "--to", "x.db"])).refused(2);
     }
     let url = database_url();
     let (server, _) = url.rsplit_once('/').unwrap();
-    let text = run(&mut steadfast(&["list", "--database-url", &format!("{server}/no_such_database")])).refused(5);
+    let text = run(&mut steadfast(&[
+        "list",
+        "--database-url",
+        &format!("{server}/no_such_database"),
+    ]))
+    .refused(5);
     assert!(text.contains("no_such_database"), "{text}");
     let text = run(&mut steadfast(&["list"])).refused(2);
     assert!(text.contains("PGHOST"), "{text}");

@@ -26,7 +26,9 @@ fn oddities(folder: &Path) -> Vec<PathBuf> {
     drop(UnixListener::bind(at("socket")).expect("a socket"));
     symlink(at("nowhere"), at("dangling")).expect("a link");
     symlink(at("pipe"), at("link to a pipe")).expect("a link");
-    let mut found: Vec<_> = ["pipe", "folder", "socket", "dangling", "link to a pipe"].map(at).into();
+    let mut found: Vec<_> = ["pipe", "folder", "socket", "dangling", "link to a pipe"]
+        .map(at)
+        .into();
     found.push(PathBuf::from("/dev/zero"));
     found
 }

@@ -250,7 +250,8 @@ async fn a_look_does_not_take_its_neighbours_locks_away() {
     drop(EmbeddedProvider::open_feed(&path).await.expect("the feed"));
     EmbeddedProvider::open(&path).await.expect("again").close().await;
     // Another process, the last one as it believes if it sees no lock, would fold the log and remove it.
-    let python = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM sf_state'); c.close()";
+    let python =
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM sf_state'); c.close()";
     let other = std::process::Command::new("python3")
         .args(["-c", python])
         .arg(&path)
