@@ -2,9 +2,9 @@
 //!
 //! Invariant: nothing here touches a file or a server.
 
-use std::path::PathBuf;
+use std::{ffi::OsString, path::PathBuf};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, parser::ValueSource};
 
 use crate::{
     cmd::{cancel, copy, delete, demo, feed, history, list, prune, queues, schema, show, signal, start, watch},
@@ -20,8 +20,9 @@ Exit codes:
   2  wrong arguments
   3  the server or the file cannot be reached
   4  the server refused the user or the password
-  5  the schema or the file is missing, of another version, or not Steadfast's
-  6  no such instance or execution";
+  5  the database, the schema or the file is missing, of another version, or not Steadfast's
+  6  no such instance or execution
+  130  interrupted (Ctrl-C)";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -37,6 +38,16 @@ pub(crate) struct Cli {
     pub(crate) globals: Globals,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Cli {
+    /// The arguments, the command's name first, and which of them were given only by the environment.
+    pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches_from(arguments)?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        cli.globals.url_from_variable = matches.value_source("database_url") == Some(ValueSource::EnvVariable);
+        Ok(cli)
+    }
 }
 
 /// Options that every subcommand takes; its help lists them last.
@@ -68,6 +79,9 @@ pub(crate) struct Globals {
     /// Print one JSON document instead of text
     #[arg(long, global = true, display_order = 900)]
     pub(crate) json: bool,
+    /// The URL is the variable's, not an option's.
+    #[arg(skip)]
+    url_from_variable: bool,
 }
 
 impl Globals {
@@ -76,24 +90,60 @@ impl Globals {
         self.given_place()?.ok_or(CliError::NoStore)
     }
 
-    /// Where the store is, where that is given; an empty URL counts as none.
+    /// Where the store is, where that is given; an empty URL counts as none. libpq's variables count as well.
     pub(crate) fn given_place(&self) -> Result<Option<Place>, CliError> {
-        let url = self.database_url.as_deref().filter(|url| !url.trim().is_empty());
-        // The parser does not tell an option from a variable.
-        let from_variable = url == std::env::var("DATABASE_URL").ok().as_deref();
+        let place = self.named_place(self.url())?;
+        let by_variables = || {
+            LIBPQ
+                .iter()
+                .any(|name| std::env::var_os(name).is_some_and(|v| !v.is_empty()))
+        };
+        Ok(place.or_else(|| {
+            by_variables().then(|| Place::Database {
+                url: "postgres://".to_owned(),
+                schema: self.schema.clone(),
+            })
+        }))
+    }
+
+    /// Where the store is, where an option says so: for what must not touch a store that was not meant.
+    pub(crate) fn place_by_option(&self) -> Result<Option<Place>, CliError> {
+        self.named_place(self.url().filter(|_| !self.url_from_variable))
+    }
+
+    fn url(&self) -> Option<&str> {
+        self.database_url.as_deref().filter(|url| !url.trim().is_empty())
+    }
+
+    fn named_place(&self, url: Option<&str>) -> Result<Option<Place>, CliError> {
         match (&self.file, url) {
-            (Some(_), Some(_)) if !from_variable => {
+            (Some(_), Some(_)) if !self.url_from_variable => {
                 let text = "--file and --database-url exclude each other: a store is in one place";
                 Err(CliError::Usage(text.to_owned()))
             }
             (Some(path), _) if path.as_os_str().is_empty() => Err(CliError::Usage("--file is empty".to_owned())),
             (Some(path), _) => Ok(Some(Place::File(path.clone()))),
             (None, Some(url)) => Ok(Some(Place::Database {
-                url: url.to_owned(),
+                url: database(url)?,
                 schema: self.schema.clone(),
             })),
             (None, None) => Ok(None),
         }
+    }
+}
+
+/// Variables of libpq that say where a database is.
+const LIBPQ: [&str; 4] = ["PGHOST", "PGHOSTADDR", "PGSERVICE", "PGDATABASE"];
+
+/// A URL of PostgreSQL; another one is refused by its scheme, and never shown: it may hold a password.
+pub(crate) fn database(url: &str) -> Result<String, CliError> {
+    let scheme = url.trim_start().split_once("://").map(|(scheme, _)| scheme);
+    let is_scheme = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    match scheme {
+        Some(scheme) if is_scheme(scheme) && !["postgres", "postgresql"].contains(&scheme) => Err(CliError::Usage(
+            format!("{scheme}:// is not PostgreSQL: a database is given as postgres://…, a file with --file"),
+        )),
+        _ => Ok(url.to_owned()),
     }
 }
 
@@ -122,9 +172,12 @@ pub(crate) enum Command {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
+
+    fn read(arguments: &[&str]) -> Cli {
+        let arguments = ["steadfast"].iter().chain(arguments).map(OsString::from);
+        Cli::read(arguments).unwrap_or_else(|error| panic!("{error}"))
+    }
 
     #[test]
     fn the_definition_is_consistent() {
@@ -134,27 +187,32 @@ mod tests {
     #[test]
     fn the_help_lists_every_exit_code() {
         let help = Cli::command().render_help().to_string();
-        assert!((0..=6).all(|code| help.contains(&format!("\n  {code}  "))), "{help}");
+        assert!(
+            (0..=6).chain([130]).all(|code| help.contains(&format!("\n  {code}  "))),
+            "{help}"
+        );
     }
 
     #[test]
     fn an_empty_url_is_none() {
-        let cli = Cli::parse_from(["steadfast", "queues", "--database-url", ""]);
-        assert!(matches!(cli.globals.place(), Err(CliError::NoStore)));
+        let cli = read(&["queues", "--database-url", ""]);
+        assert!(matches!(cli.globals.place_by_option(), Ok(None)));
+    }
+
+    #[test]
+    fn another_databases_url_is_named_and_not_shown() {
+        let error = database("mysql://root:s3cret@host/db").unwrap_err().to_string();
+        assert!(error.contains("mysql://") && !error.contains("s3cret"), "{error}");
+        for url in ["postgres://h/d", "postgresql:///d", "host=h password=a://b", "dbname=x"] {
+            assert_eq!(database(url).unwrap(), url);
+        }
     }
 
     #[test]
     fn a_store_is_in_one_place() {
-        let cli = Cli::parse_from([
-            "steadfast",
-            "queues",
-            "--file",
-            "a.db",
-            "--database-url",
-            "postgres://x/y",
-        ]);
+        let cli = read(&["queues", "--file", "a.db", "--database-url", "postgres://x/y"]);
         assert!(matches!(cli.globals.place(), Err(CliError::Usage(_))));
-        let cli = Cli::parse_from(["steadfast", "queues", "--file", "a.db"]);
+        let cli = read(&["queues", "--file", "a.db"]);
         assert_eq!(cli.globals.place().ok(), Some(Place::File("a.db".into())));
     }
 }

@@ -24,17 +24,19 @@ pub(crate) mod exit {
     pub(crate) const UNREACHABLE: u8 = 3;
     /// The server refused the user or the password.
     pub(crate) const AUTHENTICATION: u8 = 4;
-    /// The schema or the file is missing, of another version, or somebody else's.
+    /// The database, the schema or the file is missing, of another version, or somebody else's.
     pub(crate) const SCHEMA: u8 = 5;
     /// There is no such instance or execution.
     pub(crate) const NOT_FOUND: u8 = 6;
+    /// Ctrl-C, as a shell tells it.
+    pub(crate) const INTERRUPTED: u8 = 130;
 }
 
 /// Why a command did not do what it was told.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CliError {
     /// Neither an option nor the variable says where the store is.
-    #[error("no store given: use --database-url (or set DATABASE_URL), or --file")]
+    #[error("no store given: use --database-url (or set DATABASE_URL, or PGHOST or PGDATABASE), or --file")]
     NoStore,
     /// Arguments that the parser could not judge.
     #[error("{0}")]
@@ -43,8 +45,11 @@ pub(crate) enum CliError {
     #[error("{}{}", one_line(.0), hint(.0.kind()))]
     Open(#[from] OpenError),
     /// There is no such file.
-    #[error("{}: there is no such file (run: steadfast schema install)", .0.display())]
+    #[error("{}: the file does not exist", .0.display())]
     NoFile(PathBuf),
+    /// Nothing is in the file.
+    #[error("{}: the file is empty: there is no store in it", .0.display())]
+    EmptyFile(PathBuf),
     /// The file could not be opened.
     #[error("{}", one_line(.0))]
     OpenFile(#[from] embedded::OpenError),
@@ -66,6 +71,9 @@ pub(crate) enum CliError {
     /// The instance exists, the execution does not.
     #[error("instance {0:?} has no execution {1}")]
     NoExecution(String, u64),
+    /// The user has had enough.
+    #[error("interrupted")]
+    Interrupted,
     /// The command makes no sense in the state that things are in.
     #[error("{0}")]
     Refused(String),
@@ -112,17 +120,23 @@ impl CliError {
             Self::Open(error) => match error.kind() {
                 OpenErrorKind::Unreachable => exit::UNREACHABLE,
                 OpenErrorKind::Authentication => exit::AUTHENTICATION,
-                OpenErrorKind::SchemaMissing
+                OpenErrorKind::DatabaseMissing
+                | OpenErrorKind::SchemaMissing
                 | OpenErrorKind::SchemaOutdated
                 | OpenErrorKind::SchemaTooNew
                 | OpenErrorKind::SchemaForeign => exit::SCHEMA,
                 OpenErrorKind::InvalidName | OpenErrorKind::Configuration => exit::USAGE,
                 _ => exit::FAILED,
             },
-            Self::NoFile(_) => exit::SCHEMA,
+            Self::NoFile(_) | Self::EmptyFile(_) => exit::SCHEMA,
             Self::OpenFile(error) => match error.kind() {
                 embedded::OpenErrorKind::Unreachable => exit::UNREACHABLE,
-                embedded::OpenErrorKind::Foreign
+                embedded::OpenErrorKind::Missing
+                | embedded::OpenErrorKind::NotAFile
+                | embedded::OpenErrorKind::StrangersLog
+                | embedded::OpenErrorKind::LogMissing
+                | embedded::OpenErrorKind::Outdated
+                | embedded::OpenErrorKind::Foreign
                 | embedded::OpenErrorKind::Corrupt
                 | embedded::OpenErrorKind::TooNew
                 | embedded::OpenErrorKind::Changed => exit::SCHEMA,
@@ -132,7 +146,17 @@ impl CliError {
             Self::NoInstance(..) | Self::NoExecution(..) | Self::Client(ClientError::InstanceNotFound { .. }) => {
                 exit::NOT_FOUND
             }
+            Self::Interrupted => exit::INTERRUPTED,
             _ => exit::FAILED,
+        }
+    }
+
+    /// Whether this only says that there is no store yet where one could be.
+    pub(crate) fn says_nothing_is_there(&self) -> bool {
+        match self {
+            Self::NoFile(_) | Self::EmptyFile(_) => true,
+            Self::Open(error) => error.kind() == OpenErrorKind::SchemaMissing,
+            _ => false,
         }
     }
 

@@ -14,8 +14,6 @@ mod store;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use crate::{
     cli::Cli,
     error::{CliError, exit},
@@ -23,16 +21,20 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    // Before the arguments are known to be right: their refusal is read by a program, too.
+    let before_any_value = std::env::args_os().skip(1).take_while(|argument| argument != "--");
+    output::complain_in_json(before_any_value.into_iter().any(|argument| argument == "--json"));
+    let cli = match Cli::read(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(not_a_command(&error)),
     };
+    output::complain_in_json(cli.globals.json);
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         // The reader has gone, as in `steadfast list | head`: that is its business.
         Err(error) if error.is_broken_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            output::complain(&error.to_string());
+            output::complain(&error.to_string(), error.exit_code());
             ExitCode::from(error.exit_code())
         }
     }
@@ -51,7 +53,7 @@ fn not_a_command(error: &clap::Error) -> u8 {
                 "{} (more: steadfast help)",
                 error::one_line(&reason).replace(":; ", ": ")
             );
-            output::complain(&text);
+            output::complain(&text, exit::USAGE);
         }
         // A closed stdout is no reason to fail.
         None => drop(error.print()),

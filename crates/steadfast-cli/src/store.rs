@@ -1,8 +1,13 @@
 //! Opens the provider that a command works with, on either engine.
 //!
-//! Invariant: only `schema install` and the demo make a store; everything else refuses one that is not as expected.
+//! Invariants: only `schema install`, the demo and a copy's target make a store; everything else refuses one that is not as
+//! expected. What only reads opens a file read-only.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use duroxide::{Client, providers::Provider};
 use steadfast::{
@@ -12,7 +17,7 @@ use steadfast::{
     postgres::{Migrations, PostgresProvider},
 };
 
-use crate::{cli::Globals, error::CliError};
+use crate::{cli::Globals, error::CliError, output};
 
 /// A command makes one call after the other, or a few at once.
 const POOL_SIZE: usize = 2;
@@ -55,6 +60,46 @@ pub(crate) async fn open(globals: &Globals) -> Result<Store, CliError> {
     .await
 }
 
+/// As [`open`], for what only reads: nothing is written, and no right to write is needed.
+pub(crate) async fn open_to_read(globals: &Globals) -> Result<Store, CliError> {
+    match globals.place()? {
+        Place::File(path) => look_at(path).await,
+        Place::Database { .. } => open(globals).await,
+    }
+}
+
+/// A file, to look into it.
+pub(crate) async fn look_at(path: PathBuf) -> Result<Store, CliError> {
+    let provider = look(&path).await?;
+    Ok(Store {
+        provider: Arc::new(provider),
+        place: Place::File(path),
+    })
+}
+
+async fn look(path: &Path) -> Result<EmbeddedProvider, CliError> {
+    require_store(path)?;
+    let provider = EmbeddedProvider::builder(path).open_read_only().await?;
+    if provider.health().may_lack_its_log {
+        output::warn(&format!(
+            "{}: the file was not closed in order, and has no log beside it; a copy of an open file without its -wal lacks \
+             the newest work",
+            path.display()
+        ));
+    }
+    Ok(provider)
+}
+
+/// Refuses what is not there, and an empty file, which would be made a store.
+fn require_store(path: &Path) -> Result<(), CliError> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(CliError::NoFile(path.to_owned())),
+        Ok(meta) if meta.is_file() && meta.len() == 0 => Err(CliError::EmptyFile(path.to_owned())),
+        // The library says what is wrong.
+        _ => Ok(()),
+    }
+}
+
 /// As [`open`], or making it; `records`: what is done through it goes into the change feed at this level.
 pub(crate) async fn open_with(
     place: Place,
@@ -77,8 +122,8 @@ pub(crate) async fn open_with(
             Arc::new(builder.connect().await?)
         }
         Place::File(path) => {
-            if !matches!(migrations, Migrations::Apply) && !path.exists() {
-                return Err(CliError::NoFile(path.clone()));
+            if !matches!(migrations, Migrations::Apply) {
+                require_store(path)?;
             }
             Arc::new(EmbeddedProvider::builder(path).feed(records).open().await?)
         }
@@ -96,9 +141,41 @@ pub(crate) async fn open_feed(globals: &Globals, writes: bool) -> Result<Feed, C
                 .pool_size(POOL_SIZE);
             Ok(builder.open_feed().await?)
         }
-        Place::File(path) if !path.exists() => Err(CliError::NoFile(path)),
-        Place::File(path) if writes => Ok(EmbeddedProvider::open(path).await?.feed()?),
-        Place::File(path) => Ok(EmbeddedProvider::open_feed(path).await?),
+        Place::File(path) if writes => {
+            require_store(&path)?;
+            Ok(EmbeddedProvider::open(path).await?.feed()?)
+        }
+        Place::File(path) => Ok(look(&path).await?.feed()?),
+    }
+}
+
+/// Removes a store that this command made.
+pub(crate) async fn remove(place: &Place) -> Result<(), CliError> {
+    match place {
+        Place::Database { url, schema } => {
+            let provider = PostgresProvider::builder(url)
+                .schema(schema)
+                .pool_size(1)
+                .connect()
+                .await?;
+            let dropped = provider.cleanup_schema().await;
+            provider.close().await;
+            Ok(dropped?)
+        }
+        Place::File(path) => {
+            // SQLite's companions go with their file; usually they have gone already.
+            for suffix in ["-wal", "-shm"] {
+                let mut companion = path.clone().into_os_string();
+                companion.push(suffix);
+                drop(std::fs::remove_file(companion));
+            }
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    Err(CliError::io(format!("remove {}", path.display()), error))
+                }
+                _ => Ok(()),
+            }
+        }
     }
 }
 

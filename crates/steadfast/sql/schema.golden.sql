@@ -2582,6 +2582,19 @@ BEGIN
     WHERE t.instance_key = ANY (p_keys) AND i.instance_key = ANY (ARRAY[t.instance_key]);
 END $$;
 
+CREATE FUNCTION steadfast_golden.sf_waiting_workers(p_lock_class integer) RETURNS TABLE(pid integer, application text, address text)
+    LANGUAGE sql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+    SELECT DISTINCT l.pid, a.application_name, host(a.client_addr)
+    FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.mode = 'ShareLock' AND l.granted AND l.objsubid = 2
+      AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+      -- Lock numbers are shown unsigned. 1 and 2 are the queues, 3 is the feed.
+      AND l.classid::bigint = p_lock_class::bigint & 4294967295 AND l.objid IN (1, 2)
+    ORDER BY l.pid
+$$;
+
 CREATE FUNCTION steadfast_golden.sf_work_next_due(p_now timestamp with time zone, p_since timestamp with time zone, p_tags bytea[]) RETURNS timestamp with time zone
     LANGUAGE plpgsql STABLE
     AS $$

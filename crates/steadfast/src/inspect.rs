@@ -2,7 +2,7 @@
 //!
 //! Invariant: plain values, and who can give them; nothing here reads a store.
 
-use duroxide::providers::{ExecutionInfo, Provider, ProviderAdmin, ProviderError};
+use duroxide::providers::{ExecutionInfo, InstanceFilter, Provider, ProviderAdmin, ProviderError};
 
 use crate::transfer::Transfer;
 
@@ -32,6 +32,20 @@ pub trait Inspect: Provider + ProviderAdmin + Transfer {
     /// # Errors
     /// When the store cannot be read.
     async fn queues(&self) -> Result<Vec<QueueReport>, ProviderError>;
+
+    /// Who works on this store now, besides this provider, as far as it can be seen; idle ones too. On PostgreSQL: every
+    /// listener that waits for work; a file: the first other process that has it open (a reader counts as well).
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    async fn workers(&self) -> Result<Vec<String>, ProviderError>;
+
+    /// The roots that [`ProviderAdmin::delete_instance_bulk`] would delete by this filter, each with its tree, oldest
+    /// completion first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn deletable(&self, filter: InstanceFilter) -> Result<Vec<String>, ProviderError>;
 
     /// Ends waiting fetches and what is open. Calls made afterwards fail.
     async fn close(&self);

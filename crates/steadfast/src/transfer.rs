@@ -319,6 +319,14 @@ pub async fn copy(from: &dyn Transfer, to: &dyn Transfer) -> Result<CopyReport, 
     Ok(sent.report())
 }
 
+/// Fails where [`copy`] would refuse this source, because leases are held in it: asked before a target is made.
+///
+/// # Errors
+/// [`CopyError::Leased`], or that the store cannot be asked.
+pub async fn require_idle(source: &dyn Transfer) -> Result<(), CopyError> {
+    idle(source, "source").await.map(drop)
+}
+
 async fn idle(store: &dyn Transfer, side: &'static str) -> Result<State, CopyError> {
     let state = store.transfer_state().await?;
     if state.leases > 0 {

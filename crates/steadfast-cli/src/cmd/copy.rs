@@ -1,19 +1,28 @@
 //! `steadfast copy`: carries a store to another place, from a file to a database or the other way.
 //!
-//! Invariant: the source is not changed; the target is empty before, and whole or empty after.
+//! Invariants: the source is not changed, a file not even opened to write; the target is empty before, and whole or as it was
+//! after: where it was missing, nothing is left of it when the copy is refused, fails or is interrupted.
 
-use std::path::PathBuf;
+use std::{cell::Cell, path::PathBuf};
 
 use clap::Args;
 use serde_json::json;
-use steadfast::{feed::Level, postgres::Migrations, transfer};
+use steadfast::{
+    feed::Level,
+    postgres::Migrations,
+    transfer::{self, CopyReport},
+};
 
 use crate::{
-    cli::Globals,
+    cli::{self, Globals},
+    cmd::Interrupt,
     error::CliError,
     output::{Output, count},
-    store::{self, Place},
+    store::{self, Place, Store},
 };
+
+/// What our connections call themselves.
+const APPLICATION: &str = "steadfast copy";
 
 /// Carry a store elsewhere, while no worker runs: from a file to a database, or the other way
 ///
@@ -31,6 +40,9 @@ pub(crate) struct Arguments {
     /// The target's schema, where it is another than --schema
     #[arg(long, value_name = "NAME")]
     to_schema: Option<String>,
+    /// Also while somebody has a store open, who must do nothing with it meanwhile
+    #[arg(long)]
+    force: bool,
 }
 
 pub(crate) async fn run(globals: &Globals, arguments: &Arguments, output: &mut Output) -> Result<(), CliError> {
@@ -43,18 +55,18 @@ pub(crate) async fn run(globals: &Globals, arguments: &Arguments, output: &mut O
         return Err(CliError::Usage("--from and --to are the same place".to_owned()));
     }
     let (from_text, to_text) = (from.describe(), to.describe());
-    let source = store::open_with(from, Migrations::Verify, "steadfast copy", Some(1), Level::Off).await?;
-    let target = match store::open_with(to, Migrations::Apply, "steadfast copy", Some(1), Level::Off).await {
-        Ok(target) => target,
-        Err(error) => {
-            source.close().await;
-            return Err(error);
-        }
+    let mut interrupt = Interrupt::listen()?;
+    let source = open_source(from).await?;
+    let makes = Cell::new(false);
+    let report = tokio::select! {
+        report = carry(&source, &to, arguments.force, &makes) => report,
+        interrupted = interrupt.come() => Err(interrupted),
     };
-    let copied = transfer::copy(source.provider.as_ref(), target.provider.as_ref()).await;
     source.close().await;
-    target.close().await;
-    let report = copied?;
+    if report.is_err() && makes.get() {
+        store::remove(&to).await?;
+    }
+    let report = report?;
     output.say(
         &json!({ "from": from_text, "to": to_text, "copied": report }),
         format!(
@@ -72,17 +84,59 @@ pub(crate) async fn run(globals: &Globals, arguments: &Arguments, output: &mut O
     )
 }
 
+async fn open_source(from: Place) -> Result<Store, CliError> {
+    match from {
+        Place::File(path) => store::look_at(path).await,
+        database => store::open_with(database, Migrations::Verify, APPLICATION, Some(1), Level::Off).await,
+    }
+}
+
+/// Everything after the source is open; says whether it is about to make the target.
+async fn carry(source: &Store, to: &Place, force: bool, makes: &Cell<bool>) -> Result<CopyReport, CliError> {
+    refuse_workers(source, "source", force).await?;
+    transfer::require_idle(source.provider.as_ref()).await?;
+    let open = |migrations| store::open_with(to.clone(), migrations, APPLICATION, Some(1), Level::Off);
+    let target = match open(Migrations::Verify).await {
+        Err(error) if error.says_nothing_is_there() => {
+            makes.set(true);
+            open(Migrations::Apply).await?
+        }
+        found => found?,
+    };
+    let copied = async {
+        refuse_workers(&target, "target", force).await?;
+        Ok(transfer::copy(source.provider.as_ref(), target.provider.as_ref()).await?)
+    };
+    let copied = copied.await;
+    target.close().await;
+    copied
+}
+
+async fn refuse_workers(store: &Store, side: &str, force: bool) -> Result<(), CliError> {
+    let workers = if force {
+        Vec::new()
+    } else {
+        store.provider.workers().await?
+    };
+    if workers.is_empty() {
+        return Ok(());
+    }
+    Err(CliError::Refused(format!(
+        "the {side} is in use by {}: stop its workers first, or use --force",
+        workers.join(", ")
+    )))
+}
+
 /// A URL or libpq's `key=value` text is a database; anything else is a file.
 fn place(text: &str, schema: &str) -> Result<Place, CliError> {
     if text.trim().is_empty() {
         return Err(CliError::Usage("--from and --to need a URL or a path".to_owned()));
     }
-    let is_database = ["postgres://", "postgresql://", "host=", "dbname=", "service="]
-        .iter()
-        .any(|start| text.starts_with(start));
+    let words = ["host=", "hostaddr=", "dbname=", "service="];
+    let is_database = text.contains("://") || words.iter().any(|start| text.starts_with(start));
     Ok(if is_database {
         Place::Database {
-            url: text.to_owned(),
+            url: cli::database(text)?,
             schema: schema.to_owned(),
         }
     } else {
@@ -107,5 +161,6 @@ mod tests {
             Some(Place::File("data/store.db".into()))
         );
         assert!(matches!(place(" ", "s"), Err(CliError::Usage(_))));
+        assert!(matches!(place("mysql://a/b", "s"), Err(CliError::Usage(_))));
     }
 }

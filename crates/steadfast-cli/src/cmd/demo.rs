@@ -1,24 +1,20 @@
 //! `steadfast demo`: sets the scene (a file or a schema, a folder for the ledger), plays the demo, clears up.
 //!
-//! Invariant: what it made is gone afterwards, unless `--keep` asks for it: also after an error or Ctrl-C.
+//! Invariants: no store is touched that an option did not name; what it made is gone afterwards, unless `--keep` asks for
+//! it: also after an error, and always after Ctrl-C.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use steadfast::{
-    feed::Level,
-    postgres::{Migrations, PostgresProvider},
-};
+use steadfast::{feed::Level, postgres::Migrations};
 use tempfile::TempDir;
 
 use crate::{
     cli::Globals,
-    demo::{job, process::Plan, progress::say, report::Report, stage::Stage, tree},
+    cmd::Interrupt,
+    demo::{job, process::Plan, report::Report, stage::Stage, tree},
     error::CliError,
-    output::{Output, count},
+    output::{Output, count, note},
     store::{self, Place, Store},
 };
 
@@ -31,7 +27,8 @@ const MOST: usize = 50_000;
 ///
 /// Hashes every file below a directory with one orchestration per folder and one activity per file, in a worker process
 /// that is killed half-way; another one goes on where the store says. Then everything is counted and compared. The store is a
-/// temporary file, or a new file of yours (--file), or a schema of its own (--schema is not looked at) in a database.
+/// temporary file, or a new file of yours (--file), or a schema of its own (--schema is not looked at) in a database that
+/// --database-url names; the variable DATABASE_URL is not looked at.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
     /// The directory to hash; by default the checkout that the working directory is in
@@ -63,8 +60,7 @@ pub(crate) async fn run(globals: &Globals, arguments: &Arguments, output: &mut O
         slots: usize::from(arguments.slots),
         lease_ms: arguments.lease_ms,
     };
-    let result = with_store(&plan, total, arguments.keep).await;
-    let report = result?;
+    let report = with_store(&plan, total, arguments.keep).await?;
     report.print(output)?;
     if arguments.keep {
         tell_what_is_kept(&plan, desk.keep());
@@ -88,9 +84,15 @@ fn schema_name() -> String {
 
 /// A store that no other run has.
 fn place(globals: &Globals, desk: &Path) -> Result<Place, CliError> {
-    match globals.given_place()? {
+    match globals.place_by_option()? {
         None => {
-            say("no database given: the store is a file");
+            let unused = globals.given_place()?.is_some();
+            let why = if unused {
+                " (what the environment names is not used: say --database-url)"
+            } else {
+                ""
+            };
+            note(&format!("no database given: the store is a file{why}"));
             Ok(Place::File(desk.join("steadfast.db")))
         }
         Some(Place::File(path)) if path.exists() => Err(CliError::Path {
@@ -107,6 +109,22 @@ fn place(globals: &Globals, desk: &Path) -> Result<Place, CliError> {
 
 /// Makes the store, plays, removes the store.
 async fn with_store(plan: &Plan, total: usize, keep: bool) -> Result<Report, CliError> {
+    let mut interrupt = Interrupt::listen()?;
+    let result = tokio::select! {
+        result = whole(plan, total) => result,
+        interrupted = interrupt.come() => Err(interrupted),
+    };
+    let removed = if keep && !matches!(result, Err(CliError::Interrupted)) {
+        Ok(())
+    } else {
+        store::remove(&plan.place).await
+    };
+    let report = result?;
+    removed?;
+    Ok(report)
+}
+
+async fn whole(plan: &Plan, total: usize) -> Result<Report, CliError> {
     let store = store::open_with(
         plan.place.clone(),
         Migrations::Apply,
@@ -115,41 +133,10 @@ async fn with_store(plan: &Plan, total: usize, keep: bool) -> Result<Report, Cli
         Level::default(),
     )
     .await?;
-    say(&format!("to watch: steadfast {} watch", options(&plan.place)));
-    let result = tokio::select! {
-        result = play(&store, plan, total) => result,
-        _ = tokio::signal::ctrl_c() => Err(CliError::Refused("interrupted".to_owned())),
-    };
+    note(&format!("to watch: steadfast {} watch", options(&plan.place)));
+    let result = play(&store, plan, total).await;
     store.close().await;
-    let removed = if keep { Ok(()) } else { remove(&plan.place).await };
-    let report = result?;
-    removed?;
-    Ok(report)
-}
-
-/// Removes the store of a demo that is over.
-async fn remove(place: &Place) -> Result<(), CliError> {
-    match place {
-        Place::Database { url, schema } => {
-            let provider = PostgresProvider::builder(url)
-                .schema(schema)
-                .pool_size(1)
-                .connect()
-                .await?;
-            let dropped = provider.cleanup_schema().await;
-            provider.close().await;
-            Ok(dropped?)
-        }
-        Place::File(path) => {
-            // SQLite's companions go with their file; usually they have gone already.
-            for suffix in ["-wal", "-shm"] {
-                let mut companion = path.clone().into_os_string();
-                companion.push(suffix);
-                drop(fs::remove_file(companion));
-            }
-            fs::remove_file(path).map_err(CliError::while_trying(format!("remove {}", path.display())))
-        }
-    }
+    result
 }
 
 async fn play(store: &Store, plan: &Plan, total: usize) -> Result<Report, CliError> {
@@ -194,7 +181,7 @@ async fn survey(dir: &Path) -> Result<usize, CliError> {
     if files > MOST {
         return refuse(&format!("more than the {MOST} that the demo is made for"));
     }
-    say(&format!(
+    note(&format!(
         "{files} files in {} folders below {}",
         folders.len(),
         dir.display()
@@ -216,7 +203,7 @@ fn tell_what_is_kept(plan: &Plan, desk: PathBuf) {
         Place::Database { schema, .. } => format!("DROP SCHEMA {schema} CASCADE"),
         Place::File(path) => format!("rm {}*", path.display()),
     };
-    say(&format!(
+    note(&format!(
         "kept: {} and the {}; look into it:",
         desk.display(),
         plan.place.describe()
@@ -227,7 +214,7 @@ fn tell_what_is_kept(plan: &Plan, desk: PathBuf) {
         &format!("history {}", job::ROOT),
         "queues",
     ] {
-        say(&format!("  steadfast {option} {command}"));
+        note(&format!("  steadfast {option} {command}"));
     }
-    say(&format!("and when you have seen enough: {farewell}"));
+    note(&format!("and when you have seen enough: {farewell}"));
 }

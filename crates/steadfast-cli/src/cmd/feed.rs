@@ -1,16 +1,17 @@
 //! `steadfast feed`: the state of the change feed, and what an operator does to it.
 //!
-//! Invariant: `status` reads only.
+//! Invariant: `status` reads only, and so does a rotation that was not confirmed.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use serde_json::json;
 use steadfast::feed::{FeedStatus, Retention, Token};
 
 use crate::{
     cli::Globals,
     clock,
     error::CliError,
-    output::{self, Output, printable},
+    output::{self, Grid, Output, printable},
     store::open_feed,
 };
 
@@ -22,7 +23,11 @@ pub(crate) enum Action {
     /// Remove old events
     Trim(TrimArguments),
     /// Make all tokens and cursors of the past invalid: after a restore, before anybody reads
-    RotateEpoch,
+    RotateEpoch {
+        /// Do it; otherwise it is only said what would become invalid
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// What to keep.
@@ -69,7 +74,8 @@ struct Rotated {
 }
 
 pub(crate) async fn run(globals: &Globals, action: &Action, output: &mut Output) -> Result<(), CliError> {
-    let feed = open_feed(globals, !matches!(action, Action::Status)).await?;
+    let writes = !matches!(action, Action::Status | Action::RotateEpoch { yes: false });
+    let feed = open_feed(globals, writes).await?;
     let result = async {
         match action {
             Action::Status => show(&feed.status().await?, output),
@@ -88,7 +94,18 @@ pub(crate) async fn run(globals: &Globals, action: &Action, output: &mut Output)
                     format_args!("{} removed", output::count(trimmed, "operation")),
                 )
             }
-            Action::RotateEpoch => {
+            Action::RotateEpoch { yes: false } => {
+                let status = feed.status().await?;
+                let (epoch, cursors) = (status.epoch.to_string(), status.cursors.len() as u64);
+                output.say(
+                    &json!({ "dry_run": true, "epoch": epoch, "cursors": cursors }),
+                    format!(
+                        "would make all tokens of epoch {epoch} and {} invalid; nothing was done: add --yes",
+                        output::count(cursors, "named cursor")
+                    ),
+                )
+            }
+            Action::RotateEpoch { yes: true } => {
                 let epoch = feed.rotate_epoch().await?.to_string();
                 let text = format!("the epoch is {epoch} now; tokens and cursors of before are refused");
                 output.say(&Rotated { epoch }, text)
@@ -125,7 +142,7 @@ fn show(status: &FeedStatus, output: &mut Output) -> Result<(), CliError> {
         return Ok(());
     }
     output.line("")?;
-    let mut table = output::table(["CURSOR", "SEQUENCE", "LAG", "STATE", "COMMITTED"]);
+    let mut table = Grid::new(&["CURSOR", "SEQUENCE", "LAG", "STATE", "COMMITTED"]);
     for cursor in &status.cursors {
         table.add_row([
             printable(&cursor.name),

@@ -10,7 +10,7 @@ use crate::{
     clock,
     error::CliError,
     event_text,
-    output::{self, Output, count},
+    output::{Grid, Output, count},
     store::Store,
 };
 
@@ -56,7 +56,7 @@ pub(crate) async fn run(store: &Store, arguments: &Arguments, output: &mut Outpu
     if events.is_empty() {
         return output.line("no events");
     }
-    let mut table = output::table(["EVENT", "TIME", "KIND", "OF", "DETAILS"]);
+    let mut table = Grid::new(&["EVENT", "TIME", "KIND", "OF", "DETAILS"]);
     for event in &events {
         let (kind, details) = event_text::describe(event, arguments.full);
         table.add_row([
@@ -67,7 +67,7 @@ pub(crate) async fn run(store: &Store, arguments: &Arguments, output: &mut Outpu
             details,
         ]);
     }
-    output::keep_whole(&mut table, &[0, 1, 2, 3]);
+    table.keep_whole(&[0, 1, 2, 3]);
     output.table(&table)?;
     let first = events.first().map_or(0, |event| event.timestamp_ms);
     let last = events.last().map_or(0, |event| event.timestamp_ms);

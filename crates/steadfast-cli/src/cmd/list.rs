@@ -9,7 +9,7 @@ use steadfast::inspect::{InstanceQuery, InstanceSummary};
 use crate::{
     clock,
     error::CliError,
-    output::{self, Output, or_dash, printable},
+    output::{Grid, Output, or_dash, printable},
     store::Store,
 };
 
@@ -121,27 +121,28 @@ pub(crate) async fn run(store: &Store, arguments: &Arguments, output: &mut Outpu
 
 fn print(rows: &[InstanceSummary], output: &mut Output) -> Result<(), CliError> {
     let now = clock::now_ms();
-    let mut table = output::table([
-        "INSTANCE",
-        "ORCHESTRATION",
-        "STATUS",
-        "EXECUTION",
-        "PARENT",
-        "CREATED",
-        "UPDATED",
-    ]);
+    // A column that says nothing takes the room of those that do.
+    let parents = rows.iter().any(|row| row.parent_instance_id.is_some());
+    let mut headings = vec!["INSTANCE", "ORCHESTRATION", "STATUS", "EXECUTION", "CREATED", "UPDATED"];
+    if parents {
+        headings.insert(4, "PARENT");
+    }
+    let mut table = Grid::new(&headings);
     for row in rows {
-        table.add_row([
+        let mut cells = vec![
             printable(&row.instance_id),
             orchestration(row),
             printable(&row.status),
             row.execution_id.to_string(),
-            or_dash(row.parent_instance_id.as_deref()),
-            clock::stamp_and_age(row.created_at_ms, now),
+            clock::stamp(row.created_at_ms),
             clock::age(row.updated_at_ms, now),
-        ]);
+        ];
+        if parents {
+            cells.insert(4, or_dash(row.parent_instance_id.as_deref()));
+        }
+        table.add_row(cells);
     }
-    output::keep_whole(&mut table, &[2, 3]);
+    table.keep_whole(&[2]);
     output.table(&table)
 }
 

@@ -9,7 +9,7 @@ use steadfast::inspect::QueueReport;
 use crate::{
     clock,
     error::CliError,
-    output::{self, Output, printable},
+    output::{Grid, Output, printable},
     store::Store,
 };
 
@@ -47,7 +47,7 @@ pub(crate) async fn run(store: &Store, _arguments: &Arguments, output: &mut Outp
     if output.is_json() {
         return output.json(&reports.iter().map(Row::from).collect::<Vec<_>>());
     }
-    let mut table = output::table([
+    let mut table = Grid::new(&[
         "QUEUE",
         "READY",
         "DELAYED",

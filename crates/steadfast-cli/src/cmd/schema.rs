@@ -30,7 +30,7 @@ pub(crate) enum Action {
 
 pub(crate) async fn run(globals: &Globals, action: Action, output: &mut Output) -> Result<(), CliError> {
     let (migrations, state, done) = match action {
-        Action::Print => return output.line(sql(globals)?.trim_end()),
+        Action::Print => return output.lines(sql(globals)?.trim_end()),
         Action::Install => (Migrations::Apply, "installed", "is installed"),
         Action::Verify => (Migrations::Verify, "current", "is what this version needs"),
     };
@@ -40,10 +40,11 @@ pub(crate) async fn run(globals: &Globals, action: Action, output: &mut Output) 
         Place::File(path) => json!({ "file": path.display().to_string() }),
     };
     let text = format!("{} {done} ({})", place.describe(), env!("CARGO_PKG_VERSION"));
-    store::open_with(place, migrations, "steadfast", None, Level::default())
-        .await?
-        .close()
-        .await;
+    let store = match (place, action) {
+        (Place::File(path), Action::Verify) => store::look_at(path).await?,
+        (place, _) => store::open_with(place, migrations, "steadfast", None, Level::default()).await?,
+    };
+    store.close().await;
     let mut answer = what;
     answer["state"] = json!(state);
     answer["version"] = json!(env!("CARGO_PKG_VERSION"));

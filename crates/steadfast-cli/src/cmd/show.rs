@@ -14,7 +14,7 @@ use crate::{
     clock,
     cmd::list::{Row, orchestration},
     error::CliError,
-    output::{self, Output, count, or_dash, printable, shorten},
+    output::{Grid, Output, count, or_dash, printable, shorten},
     store::Store,
 };
 
@@ -114,7 +114,7 @@ fn print(portrait: &Portrait, output: &mut Output) -> Result<(), CliError> {
     print_state(portrait, output)?;
     print_executions(&portrait.executions, output)?;
     if !portrait.kv.is_empty() {
-        let mut table = output::table(["KEY", "VALUE"]);
+        let mut table = Grid::new(&["KEY", "VALUE"]);
         for (key, value) in &portrait.kv {
             table.add_row([printable(key), shorten(value, SHORT)]);
         }
@@ -122,7 +122,7 @@ fn print(portrait: &Portrait, output: &mut Output) -> Result<(), CliError> {
         output.table(&table)?;
     }
     if !portrait.children.is_empty() {
-        let mut table = output::table(["CHILDREN"]);
+        let mut table = Grid::new(&["CHILDREN"]);
         for child in &portrait.children {
             table.add_row([printable(child)]);
         }
@@ -136,7 +136,11 @@ fn print_state(portrait: &Portrait, output: &mut Output) -> Result<(), CliError>
     let detail = &portrait.detail;
     let summary = &detail.summary;
     let now = clock::now_ms();
-    let mut field = |name: &str, value: String| output.line(format_args!("{name:<15}{value}"));
+    let mut table = Grid::bare();
+    let mut field = |name: &str, value: String| -> Result<(), CliError> {
+        table.add_row([name.to_owned(), value]);
+        Ok(())
+    };
     field("instance", printable(&summary.instance_id))?;
     field("orchestration", orchestration(summary))?;
     field("status", printable(&summary.status))?;
@@ -163,6 +167,7 @@ fn print_state(portrait: &Portrait, output: &mut Output) -> Result<(), CliError>
         field("key-values", values)?;
         field("carried over", count(stats.queue_pending_count, "event"))?;
     }
+    output.table(&table)?;
     output.line("")
 }
 
@@ -176,7 +181,7 @@ fn lease(left_ms: Option<i64>) -> String {
 
 fn print_executions(executions: &[ExecutionInfo], output: &mut Output) -> Result<(), CliError> {
     let now = clock::now_ms();
-    let mut table = output::table(["EXECUTION", "STATUS", "EVENTS", "STARTED", "COMPLETED", "OUTPUT"]);
+    let mut table = Grid::new(&["EXECUTION", "STATUS", "EVENTS", "STARTED", "COMPLETED", "OUTPUT"]);
     for info in executions {
         table.add_row([
             info.execution_id.to_string(),
@@ -190,6 +195,6 @@ fn print_executions(executions: &[ExecutionInfo], output: &mut Output) -> Result
                 .map_or_else(|| "-".to_owned(), |text| shorten(text, CELL)),
         ]);
     }
-    output::keep_whole(&mut table, &[0, 1, 2]);
+    table.keep_whole(&[0, 1, 2]);
     output.table(&table)
 }

@@ -1,9 +1,9 @@
 //! `steadfast watch`: what happens, as it happens.
 //!
 //! Invariant: nothing is left out silently: what was trimmed away before it could be shown is said; trouble that passes,
-//! such as a restart of the server, is waited for.
+//! such as a restart of the server, is waited for; it ends when nobody reads what it prints, also while nothing happens.
 
-use std::io::IsTerminal;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,7 +14,7 @@ use crate::{
     cli::Globals,
     clock,
     error::CliError,
-    output::{self, Output, printable},
+    output::{self, Colour, Output, printable},
     store::open_feed,
 };
 
@@ -84,13 +84,14 @@ async fn follow(feed: &Feed, arguments: &Arguments, output: &mut Output) -> Resu
     let mut cursor = Place::open(feed, arguments).await?;
     cursor.poller().with_filter(filter(arguments));
     let mut committed = cursor.poller().last_sequence();
-    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let mut gone = output::reader_gone();
+    let mut watched = true;
     let mut troubled = false;
     loop {
         let polled = match cursor.poller().poll().await {
             Ok(batch) => {
                 for event in &batch.events {
-                    show(event, colours, output)?;
+                    show(event, output)?;
                 }
                 output.finish()?;
                 // What was filtered out has been read as well: a cursor left behind would hold trimming back.
@@ -101,12 +102,19 @@ async fn follow(feed: &Feed, arguments: &Arguments, output: &mut Output) -> Resu
         match polled {
             Ok(caught_up) => {
                 if std::mem::take(&mut troubled) {
-                    output::complain("the store answers again");
+                    output::warn("the store answers again");
                 }
                 if arguments.until_caught_up && caught_up {
                     return Ok(());
                 }
-                cursor.poller().wait(PATIENCE).await;
+                tokio::select! {
+                    () = cursor.poller().wait(PATIENCE) => {}
+                    told = &mut gone, if watched => match told {
+                        // As when a line could not be written.
+                        Ok(()) => return Err(CliError::Output(ErrorKind::BrokenPipe.into())),
+                        Err(_) => watched = false,
+                    },
+                }
             }
             Err(FeedError::Trimmed { cursor: at, first, .. }) => {
                 tell_loss(at, first, output)?;
@@ -114,7 +122,7 @@ async fn follow(feed: &Feed, arguments: &Arguments, output: &mut Output) -> Resu
             }
             Err(error) if error.is_retryable() => {
                 if !std::mem::replace(&mut troubled, true) {
-                    output::complain(&format!("{error}; waiting for the store"));
+                    output::warn(&format!("{error}; waiting for the store"));
                 }
                 tokio::time::sleep(PAUSE).await;
             }
@@ -178,7 +186,7 @@ fn filter(arguments: &Arguments) -> Filter {
     filter
 }
 
-fn show(event: &Event, colours: bool, output: &mut Output) -> Result<(), CliError> {
+fn show(event: &Event, output: &mut Output) -> Result<(), CliError> {
     if output.is_json() {
         return output.json_line(&Line {
             sequence: event.sequence,
@@ -191,32 +199,30 @@ fn show(event: &Event, colours: bool, output: &mut Output) -> Result<(), CliErro
             token: event.token,
         });
     }
-    let (on, off) = if colours {
-        (colour(event.kind), "\u{1b}[0m")
-    } else {
-        ("", "")
-    };
     let id = event.event_id.map_or_else(|| "-".to_owned(), |id| id.to_string());
-    output.line(format_args!(
-        "{:>9}  {}  {:<32}  {on}{:<20}{off}  {}:{id:<5} {}",
-        event.sequence,
-        clock::exact_stamp(event.at_ms),
+    let (head, kind) = (
+        format!("{:>9}  {}  ", event.sequence, clock::exact_stamp(event.at_ms)),
+        event.kind.to_string(),
+    );
+    // What cannot be foreseen comes last, where a terminal may end.
+    let text = format!(
+        "{head}{kind:<20}  {:<32}  {}:{id:<5} {}",
         printable(&event.instance),
-        event.kind,
         event.execution_id,
         output::or_dash(event.orchestration.as_deref()),
-    ))
+    );
+    output.cut_line(text.trim_end(), head.len()..head.len() + kind.len(), colour(event.kind))
 }
 
-fn colour(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Completed => "\u{1b}[32m",
-        Kind::Failed | Kind::Cancelled | Kind::ActivityFailed | Kind::SubOrchestrationFailed => "\u{1b}[31m",
-        Kind::Started | Kind::ContinuedAsNew => "\u{1b}[36m",
-        Kind::CustomStatus | Kind::KeyValueSet | Kind::KeyValueCleared | Kind::KeyValuesCleared => "\u{1b}[33m",
-        Kind::Deleted | Kind::Pruned => "\u{1b}[35m",
-        _ => "",
-    }
+fn colour(kind: Kind) -> Option<Colour> {
+    Some(match kind {
+        Kind::Completed => Colour::Green,
+        Kind::Failed | Kind::Cancelled | Kind::ActivityFailed | Kind::SubOrchestrationFailed => Colour::Red,
+        Kind::Started | Kind::ContinuedAsNew => Colour::Cyan,
+        Kind::CustomStatus | Kind::KeyValueSet | Kind::KeyValueCleared | Kind::KeyValuesCleared => Colour::Yellow,
+        Kind::Deleted | Kind::Pruned => Colour::Magenta,
+        _ => return None,
+    })
 }
 
 fn tell_loss(cursor: u64, first: u64, output: &mut Output) -> Result<(), CliError> {

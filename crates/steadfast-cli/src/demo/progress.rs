@@ -3,10 +3,11 @@
 //! Invariant: everything goes to stderr; stdout is for the report alone.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     time::Duration,
 };
 
+use crate::output::{note, printable};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// The view.
@@ -43,7 +44,7 @@ impl Progress {
         let quarter = (done * 4).checked_div(self.total).unwrap_or(4);
         if quarter > self.quarter {
             self.quarter = quarter;
-            say(&format!("{done} of {} files hashed", self.total));
+            note(&format!("{done} of {} files hashed", self.total));
         }
     }
 
@@ -57,8 +58,8 @@ impl Progress {
     /// A line that stays.
     pub(crate) fn note(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.println(text),
-            None => say(text),
+            Some(bar) => bar.println(printable(text)),
+            None => note(text),
         }
     }
 }
@@ -69,9 +70,4 @@ impl Drop for Progress {
             bar.finish_and_clear();
         }
     }
-}
-
-/// One line to stderr; when that is closed, nobody misses it.
-pub(crate) fn say(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
 }

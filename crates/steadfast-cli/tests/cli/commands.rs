@@ -201,17 +201,17 @@ fn a_running_instance_is_cancelled_before_it_is_deleted() {
     place.until(&["show", "c-1"], |show| show["status"] == "Failed");
     assert!(place.run(&["history", "c-1"]).ok().contains("no longer needed"));
     assert_eq!(
-        place.json(&["delete", "--completed-before", "1h"])["instances_deleted"],
+        place.json(&["delete", "--completed-before", "1h", "--yes"])["instances_deleted"],
         0
     );
     assert_eq!(
-        place.json(&["delete", "--completed-before", "0s"])["instances_deleted"],
+        place.json(&["delete", "--completed-before", "0s", "--yes"])["instances_deleted"],
         1
     );
     place.run(&["delete", "c-2", "nobody"]).refused(6);
     assert_eq!(place.json(&["delete", "c-2", "c-3", "--force"])["instances_deleted"], 2);
     assert_eq!(
-        place.json(&["prune", "--all", "--keep-last", "1"])["executions_deleted"],
+        place.json(&["prune", "--all", "--keep-last", "1", "--yes"])["executions_deleted"],
         0
     );
     runtime.block_on(worker.shutdown(Some(500)));
@@ -223,7 +223,15 @@ fn the_demo_survives_its_kill() {
     fill(dir.path());
     let place = Place::new();
     let ran = run(place
-        .command(&["demo", "--pace-ms", "20", "--json", "--dir"])
+        .command(&[
+            "demo",
+            "--pace-ms",
+            "20",
+            "--json",
+            "--database-url",
+            &place.url,
+            "--dir",
+        ])
         .arg(dir.path()));
     assert_eq!(ran.code, Some(0), "{}\n{}", ran.stdout, ran.stderr);
     assert!(ran.stderr.contains("(SIGKILL)"), "{}", ran.stderr);
@@ -255,7 +263,7 @@ fn a_worker_does_not_outlive_the_demo() {
     let place = Place::new();
     // A killed demo leaves its folder; let that be here.
     let desk = tempfile::tempdir().unwrap();
-    let mut command = place.command(&["demo", "--pace-ms", "2000", "--dir"]);
+    let mut command = place.command(&["demo", "--pace-ms", "2000", "--database-url", &place.url, "--dir"]);
     command.env("TMPDIR", desk.path());
     let mut demo = command
         .arg(dir.path())

@@ -219,6 +219,14 @@ fn the_demo_is_followed_through_its_kill() {
     for place in [Place::new(), Place::in_file()] {
         let mut command = place.command(&["demo", "--keep", "--pace-ms", "20", "--json"]);
         let mut demo = command
+            .args(
+                place
+                    .file()
+                    .is_none()
+                    .then_some(["--database-url", &place.url])
+                    .into_iter()
+                    .flatten(),
+            )
             .arg("--dir")
             .arg(dir.path())
             .stdout(Stdio::piped())

@@ -30,7 +30,15 @@ fn fresh_schema() -> String {
 /// The command, without anything that the caller's environment says.
 pub(crate) fn steadfast(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_steadfast"));
-    for variable in ["DATABASE_URL", "STEADFAST_SCHEMA", "RUST_LOG"] {
+    for variable in [
+        "DATABASE_URL",
+        "STEADFAST_SCHEMA",
+        "RUST_LOG",
+        "PGHOST",
+        "PGHOSTADDR",
+        "PGSERVICE",
+        "PGDATABASE",
+    ] {
         command.env_remove(variable);
     }
     command.args(arguments).stdin(Stdio::null());

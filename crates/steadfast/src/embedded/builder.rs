@@ -68,6 +68,17 @@ pub enum OpenErrorKind {
     Unreachable,
     /// The file, or the folder that its journal must be written to, is read-only.
     ReadOnly,
+    /// There is no file, or it is empty, and it was not to be made.
+    Missing,
+    /// A folder, a pipe, a socket, a device, or a symbolic link to nothing.
+    NotAFile,
+    /// The log beside the file belongs to another state of the store: it would undo what was restored. Nothing was
+    /// touched.
+    StrangersLog,
+    /// The file is a copy of an open store, taken without its log.
+    LogMissing,
+    /// The file's schema is an older version's, and was not to be changed.
+    Outdated,
     /// The file is not a Steadfast store. It was not touched.
     Foreign,
     /// The file is a Steadfast store and damaged.
@@ -239,7 +250,30 @@ impl Builder {
         self
     }
 
-    /// Opens the file, making it where it is missing, and brings its schema to what is needed.
+    /// Opens the file only to look into it: nothing is written or made, not even beside it, and no permission to write is
+    /// needed. Every method that writes, or fetches work, fails. What others commit meanwhile is seen.
+    ///
+    /// A file that nobody has open is read without locks; a log that was left beside it is folded in memory (as large as
+    /// the file).
+    ///
+    /// # Errors
+    /// [`OpenError`], also where there is no store.
+    pub async fn open_read_only(self) -> Result<EmbeddedProvider, OpenError> {
+        let Self { place, settings } = self;
+        let opened = tokio::task::spawn_blocking(move || {
+            let Place::File(path) = &place else {
+                let text = "a store in memory is its provider's alone";
+                return Err(OpenError::new(OpenErrorKind::Configuration, text));
+            };
+            Store::look_at(path, settings).map_err(|e| e.at(&place))
+        });
+        match opened.await {
+            Ok(store) => Ok(EmbeddedProvider::over(store?)),
+            Err(error) => Err(OpenError::new(OpenErrorKind::Database, error.to_string())),
+        }
+    }
+
+    /// Opens the file, making it (for its owner alone: mode 0600) where it is missing, and brings its schema to what is needed.
     ///
     /// # Errors
     /// [`OpenError`]; its [`kind`](OpenError::kind) says what to do about it. A file that is refused was not changed.

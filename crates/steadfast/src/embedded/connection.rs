@@ -1,10 +1,10 @@
 //! Connections to the file: opened with settings that are read back, and watched for the file being taken away.
 //!
-//! Invariant: a file that is not ours is recognised by its header, before SQLite opens it and might change it.
+//! Invariant: a file that is not ours, or whose log is not its own, is recognised before SQLite opens it and might change
+//! it.
 
 use std::fs::File;
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::builder::{Durability, OpenError, OpenErrorKind};
 use super::error::StoreError;
+use super::presence::{Presence, beside};
+use super::{log, look};
 
 /// Marks our files (bytes 68 to 71 of the header): "SfEm".
 pub(crate) const APPLICATION_ID: i32 = 0x5366_456d;
@@ -39,34 +41,69 @@ impl Place {
     }
 }
 
+/// A connection that writes.
+pub(crate) struct Opened {
+    pub(crate) connection: Connection,
+    /// `None` for a store in memory. To be dropped after the connection.
+    pub(crate) presence: Option<Presence>,
+    /// Nobody else had the file open.
+    pub(crate) alone: bool,
+}
+
 /// Opens the connection that writes.
-pub(crate) fn open_writer(place: &Place, durability: Durability) -> Result<Connection, OpenError> {
+pub(crate) fn open_writer(place: &Place, durability: Durability) -> Result<Opened, OpenError> {
     if rusqlite::version_number() < OLDEST_SQLITE {
         let message = format!("SQLite {} is linked, which is too old", rusqlite::version());
         return Err(OpenError::new(OpenErrorKind::Configuration, message));
     }
-    let mut connection = match place {
+    let mut opened = match place {
         Place::Memory => {
             let connection = Connection::open_in_memory()?;
             connection.pragma_update(None, "application_id", APPLICATION_ID)?;
-            connection
+            Opened {
+                connection,
+                presence: None,
+                alone: true,
+            }
         }
         Place::File(path) => open_file(path)?,
     };
-    set(&mut connection)?;
+    set(&mut opened.connection)?;
     if matches!(place, Place::File(_)) {
-        make_durable(&connection, durability)?;
+        make_durable(&opened.connection, durability)?;
     }
-    Ok(connection)
+    Ok(opened)
 }
 
-fn open_file(path: &Path) -> Result<Connection, OpenError> {
-    if inspect(path)? == Found::Nothing {
-        make(path)?;
+fn open_file(path: &Path) -> Result<Opened, OpenError> {
+    let vanished = || {
+        OpenError::new(
+            OpenErrorKind::Unreachable,
+            "the file was taken away while it was opened",
+        )
+    };
+    let mut presence = match Presence::of(path)? {
+        Some(presence) => presence,
+        None => {
+            log::refuse_orphan(path)?;
+            make(path)?;
+            // Looked at again: somebody else may have been faster.
+            Presence::of(path)?.ok_or_else(vanished)?
+        }
+    };
+    let is_new = whose(&presence)? == Found::Empty;
+    if is_new {
+        log::refuse_orphan(presence.path())?;
     }
-    // Looked at again: somebody else may have been faster.
-    let is_new = inspect(path)? != Found::Ours;
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    if log::check(&presence)? {
+        tracing::warn!(target: "steadfast", file = %path.display(),
+            "the file was not closed in order and has no log beside it; a copy of an open file without its log lacks the newest work");
+    }
+    let alone = presence
+        .is_alone()
+        .map_err(|error| OpenError::new(OpenErrorKind::Unreachable, error.to_string()))?;
+    presence.enter();
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_handler(Some(wait_a_little))?;
     if connection.is_readonly(rusqlite::MAIN_DB)? {
@@ -76,7 +113,11 @@ fn open_file(path: &Path) -> Result<Connection, OpenError> {
         // Before the log exists, so that the header in the file itself says whose it is.
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
     }
-    Ok(connection)
+    Ok(Opened {
+        connection,
+        presence: Some(presence),
+        alone,
+    })
 }
 
 /// Makes a file aside and puts it in place as a whole: a process that dies meanwhile, or a loss of power, leaves no
@@ -91,9 +132,11 @@ fn make(path: &Path) -> Result<(), OpenError> {
     made
 }
 
-/// An empty file of ours.
+/// An empty file of ours, for its owner alone; SQLite gives its companions the same permissions.
 fn begin(path: &Path) -> Result<(), OpenError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let made = File::options().write(true).create_new(true).mode(0o600).open(path);
+    drop(made.map_err(|e| OpenError::new(OpenErrorKind::Unreachable, e.to_string()))?);
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.pragma_update(None, "application_id", APPLICATION_ID)?;
     // The log from the beginning: a file without one can be caught in the midst of a change of its header.
@@ -116,27 +159,19 @@ fn put_in_place(aside: &Path, path: &Path) -> Result<(), OpenError> {
         .map_err(|e| OpenError::new(OpenErrorKind::Unreachable, e.to_string()))
 }
 
-/// What is at a path.
+/// What a file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Found {
-    Nothing,
     /// A file without a byte: it is filled where it is, since others may have it open.
     Empty,
     Ours,
 }
 
 /// Looks at the header.
-fn inspect(path: &Path) -> Result<Found, OpenError> {
+fn whose(presence: &Presence) -> Result<Found, OpenError> {
     let foreign = |why: &str| Err(OpenError::new(OpenErrorKind::Foreign, why));
-    let mut file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Found::Nothing),
-        Err(error) => return Err(OpenError::new(OpenErrorKind::Unreachable, error.to_string())),
-    };
-    let mut header = Vec::with_capacity(100);
-    file.by_ref()
-        .take(100)
-        .read_to_end(&mut header)
+    let header = presence
+        .header()
         .map_err(|e| OpenError::new(OpenErrorKind::Unreachable, e.to_string()))?;
     if header.is_empty() {
         return Ok(Found::Empty);
@@ -155,7 +190,7 @@ fn inspect(path: &Path) -> Result<Found, OpenError> {
 }
 
 /// Settings that every connection has.
-fn set(connection: &mut Connection) -> Result<(), OpenError> {
+pub(crate) fn set(connection: &mut Connection) -> Result<(), OpenError> {
     connection.busy_handler(Some(wait_a_little))?;
     connection.set_prepared_statement_cache_capacity(256);
     // Plans do not depend on values; otherwise some statements are prepared anew whenever one is bound.
@@ -195,21 +230,21 @@ fn make_durable(connection: &Connection, durability: Durability) -> Result<(), O
 }
 
 /// Refuses what is not a store of ours, without touching it.
-pub(crate) fn check_header(path: &Path) -> Result<(), OpenError> {
-    if inspect(path)? != Found::Ours {
-        return Err(OpenError::new(
-            OpenErrorKind::Unreachable,
-            "there is no such file, or it is empty",
-        ));
+pub(crate) fn require_ours(presence: &Presence) -> Result<(), OpenError> {
+    match whose(presence)? {
+        Found::Ours => Ok(()),
+        Found::Empty => Err(OpenError::new(
+            OpenErrorKind::Missing,
+            "the file is empty: there is no store in it",
+        )),
     }
-    Ok(())
 }
 
-/// Opens a connection that only reads.
-pub(crate) fn open_reader(path: &Path) -> Result<Connection, OpenError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut connection = Connection::open_with_flags(path, flags)?;
+/// Opens a connection that only reads, with options of SQLite's URI. It never folds the log into the file.
+pub(crate) fn open_reader(path: &Path, options: &str) -> Result<Connection, OpenError> {
+    let mut connection = Connection::open_with_flags(look::uri(path, options), look::flags())?;
     set(&mut connection)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     Ok(connection)
 }
 
@@ -223,53 +258,118 @@ fn wait_a_little(turns: i32) -> bool {
     true
 }
 
-/// Which file is at a path: to notice that it is gone, or another one.
+/// Which file is at a path: to notice that it is gone, or another one; and what becomes of its log.
 #[derive(Debug)]
 pub(crate) struct Witness {
     path: PathBuf,
     seen: (u64, u64),
     log: PathBuf,
     log_seen: Option<(u64, u64)>,
+    log_file: Option<File>,
+    /// What the log began with: another one whenever it has been begun anew.
+    salts: Option<[u8; 8]>,
+    /// Bytes of the log when the space left was last looked at.
+    measured: u64,
+}
+
+/// What has become of the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Course {
+    /// It was begun anew.
+    pub(crate) begun_anew: bool,
+    /// There is little more space left than it would take to fold it into the file.
+    pub(crate) crowded: bool,
 }
 
 impl Witness {
     pub(crate) fn new(path: &Path) -> Result<Self, OpenError> {
-        let seen = identity(path)
-            .map_err(|error| OpenError::new(OpenErrorKind::Unreachable, format!("{error} after opening")))?;
-        let mut log = path.as_os_str().to_owned();
-        log.push("-wal");
-        let log = PathBuf::from(log);
-        let log_seen = identity(&log).ok();
-        Ok(Self {
-            path: path.to_owned(),
+        let gone = |error| OpenError::new(OpenErrorKind::Unreachable, format!("{error} after opening"));
+        let path = path.canonicalize().map_err(gone)?;
+        let seen = identity(&path).map_err(gone)?.0;
+        let log = beside(&path, "-wal");
+        let log_seen = identity(&log).ok().map(|found| found.0);
+        let mut witness = Self {
+            path,
             seen,
             log,
             log_seen,
-        })
+            log_file: None,
+            salts: None,
+            measured: 0,
+        };
+        witness.salts = witness.read_salts();
+        Ok(witness)
     }
 
     /// Fails when the file or its log is not the one that was opened: what is written to it would be lost.
-    pub(crate) fn check(&mut self) -> Result<(), StoreError> {
+    pub(crate) fn check(&mut self) -> Result<Course, StoreError> {
         match identity(&self.path) {
-            Ok(found) if found == self.seen => {}
+            Ok((found, _)) if found == self.seen => {}
             Ok(_) => return Err(gone(&self.path, "was replaced by another file")),
             Err(error) => return Err(gone(&self.path, &format!("is gone: {error}"))),
         }
-        match (identity(&self.log), self.log_seen) {
-            (Ok(found), None) => self.log_seen = Some(found),
-            (Ok(found), Some(seen)) if found == seen => {}
+        let length = match (identity(&self.log), self.log_seen) {
+            (Ok((found, length)), None) => {
+                self.log_seen = Some(found);
+                length
+            }
+            (Ok((found, length)), Some(seen)) if found == seen => length,
             (Ok(_), Some(_)) => return Err(gone(&self.log, "was replaced by another file")),
-            (Err(_), None) => {}
+            (Err(_), None) => return Ok(Course::default()),
             (Err(error), Some(_)) => return Err(gone(&self.log, &format!("is gone: {error}"))),
+        };
+        let salts = self.read_salts();
+        let begun_anew = salts.is_some() && std::mem::replace(&mut self.salts, salts) != salts;
+        Ok(Course {
+            begun_anew,
+            crowded: self.is_crowded(length),
+        })
+    }
+
+    fn read_salts(&mut self) -> Option<[u8; 8]> {
+        if self.log_file.is_none() {
+            self.log_file = File::open(&self.log).ok();
         }
-        Ok(())
+        let mut salts = [0; 8];
+        let read = self.log_file.as_ref()?.read_exact_at(&mut salts, 16);
+        read.ok().map(|()| salts)
+    }
+
+    /// Looked at whenever the log has grown by some pages, so that it never takes the space that folding it needs.
+    fn is_crowded(&mut self, length: u64) -> bool {
+        const STEP: u64 = 256 << 10;
+        if length < self.measured {
+            self.measured = 0;
+        }
+        if length < self.measured + STEP {
+            return false;
+        }
+        self.measured = length;
+        let left = rustix::fs::statvfs(&self.log).map(|volume| volume.f_bavail.saturating_mul(volume.f_frsize));
+        left.is_ok_and(|left| left < length + STEP * 2)
     }
 }
 
-fn identity(path: &Path) -> std::io::Result<(u64, u64)> {
-    std::fs::metadata(path).map(|m| (m.dev(), m.ino()))
+/// Device, number and length of a file.
+fn identity(path: &Path) -> std::io::Result<((u64, u64), u64)> {
+    std::fs::metadata(path).map(|m| ((m.dev(), m.ino()), m.len()))
 }
 
 fn gone(path: &Path, what: &str) -> StoreError {
     StoreError::Gone(format!("{} {what}; nothing more can be kept in it", path.display()))
+}
+
+/// Folds the log into the file and gives its space back, as far as others let us. The file is sound however it ends.
+pub(crate) fn fold_log(connection: &Connection) {
+    let folded = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    if let Err(error) = folded {
+        tracing::debug!(target: "steadfast", %error, "the log could not be folded into the file now");
+    }
+}
+
+/// Whether closing leaves the log beside the file; otherwise the last one who closes folds and removes it.
+pub(crate) fn keep_log(connection: &Connection, keep: bool) {
+    if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep) {
+        tracing::debug!(target: "steadfast", %error, "SQLite did not take a setting");
+    }
 }

@@ -55,6 +55,8 @@ pub(crate) enum StoreError {
     Gone(String),
     #[error("the provider is closed")]
     Closed,
+    #[error("the store was opened only to be looked at")]
+    ReadOnly,
     #[error(transparent)]
     Refused(#[from] Refusal),
     #[error(transparent)]
@@ -70,12 +72,19 @@ impl StoreError {
         match self {
             Self::Sqlite { code, .. } => classify(*code),
             Self::Gone(_) => Class::Broken,
-            Self::Closed | Self::Refused(_) | Self::Item(_) | Self::Decode(_) | Self::Rejected(_) => Class::Permanent,
+            Self::Closed | Self::ReadOnly | Self::Refused(_) | Self::Item(_) | Self::Decode(_) | Self::Rejected(_) => {
+                Class::Permanent
+            }
         }
     }
 
     pub(crate) fn is_retryable(&self) -> bool {
         self.class() == Class::Retryable
+    }
+
+    /// The volume is full.
+    pub(crate) fn is_no_space(&self) -> bool {
+        matches!(self, Self::Sqlite { code, .. } if code & 0xff == ffi::SQLITE_FULL)
     }
 
     /// An answer, given before anything was written, rather than trouble.

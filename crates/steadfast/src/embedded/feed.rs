@@ -3,16 +3,16 @@
 //! Invariants: a page is one transaction; whoever waits rings the bell when the file has changed since it was last seen.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension};
 use uuid::Uuid;
 
 use super::builder::{OpenError, OpenErrorKind};
-use super::connection::{Place, open_reader};
+use super::connection::Place;
 use super::error::StoreError;
+use super::look::Look;
 use super::op::feed_commit::{CommitCursor, NewEpoch};
 use super::op::feed_trim::TrimFeed;
 use super::provider::EmbeddedProvider;
@@ -40,19 +40,21 @@ impl EmbeddedProvider {
     /// # Errors
     /// When the file cannot be opened once more, to read.
     pub fn feed(&self) -> Result<Feed, OpenError> {
-        let file = match self.store().place() {
-            Place::File(path) => Some(Arc::new(Watched::open(path)?)),
-            Place::Memory => None,
+        let store = self.store();
+        let file = match (store.look(), store.place()) {
+            (Some(look), _) => Some(Arc::clone(look)),
+            (None, Place::File(path)) => Some(Arc::new(watched(path)?)),
+            (None, Place::Memory) => None,
         };
         Ok(Feed::over(EmbeddedFeed {
-            bell: Arc::clone(&self.store().bell),
-            writer: Some(self.clone()),
+            bell: Arc::clone(&store.bell),
+            writer: store.look().is_none().then(|| self.clone()),
             file,
         }))
     }
 
-    /// Only the change feed of a file, to read it: for a process that observes. SQLite's log must be readable, too: where
-    /// the folder is read-only, some writer must have the file open.
+    /// Only the change feed of a file, to read it: for a process that observes. Nothing is written, not even beside the
+    /// file, and no permission to write is needed.
     ///
     /// # Errors
     /// [`OpenError`] when there is no such file, or it is not a store with a feed.
@@ -62,9 +64,7 @@ impl EmbeddedProvider {
             let Place::File(path) = &place else {
                 return Err(OpenError::from(StoreError::Closed));
             };
-            super::connection::check_header(path)
-                .and_then(|()| Watched::open(path))
-                .map_err(|error| error.at(&place))
+            watched(path).map_err(|error| error.at(&place))
         });
         let file = match opened.await {
             Ok(file) => file?,
@@ -78,52 +78,18 @@ impl EmbeddedProvider {
     }
 }
 
-/// A connection that reads, and notices changes.
-struct Watched {
-    connection: Mutex<Connection>,
-    version: AtomicI64,
-}
-
-impl Watched {
-    fn open(path: &Path) -> Result<Self, OpenError> {
-        let connection = open_reader(path)?;
-        let known = connection
-            .query_row(
-                "SELECT 1 FROM sqlite_schema WHERE name = 'sf_feed_head'",
-                [],
-                |_| Ok(()),
-            )
-            .optional()?;
-        if known.is_none() {
-            let message = "the file was made before there was a change feed; open it with a provider once";
-            return Err(OpenError::new(OpenErrorKind::Changed, message));
-        }
-        Ok(Self {
-            connection: Mutex::new(connection),
-            version: AtomicI64::new(0),
-        })
+/// Looks at the feed of a file.
+fn watched(path: &Path) -> Result<Look, OpenError> {
+    let look = Look::at(path)?;
+    let known = look.open_with(|connection| {
+        let question = "SELECT 1 FROM sqlite_schema WHERE name = 'sf_feed_head'";
+        Ok(connection.query_row(question, [], |_| Ok(())).optional()?)
+    })?;
+    if known.is_none() {
+        let message = "the file was made before there was a change feed; open it with a provider once";
+        return Err(OpenError::new(OpenErrorKind::Changed, message));
     }
-
-    /// Whether somebody has committed since the last time that this was asked.
-    fn has_changed(&self) -> Result<bool, StoreError> {
-        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let version = connection
-            .prepare_cached("PRAGMA data_version")?
-            .query_row([], |row| row.get(0))?;
-        Ok(self.version.swap(version, Ordering::Relaxed) != version)
-    }
-
-    fn ask<T>(&self, question: impl Fn(&Connection) -> Result<T, StoreError>) -> Result<T, StoreError> {
-        let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        connection.execute_batch("BEGIN")?;
-        let answer = question(&connection);
-        // Nothing was written: however it ends, it only ends.
-        let ended = connection.execute_batch("COMMIT");
-        if ended.is_err() && !connection.is_autocommit() {
-            let _ = connection.execute_batch("ROLLBACK");
-        }
-        answer
-    }
+    Ok(look)
 }
 
 struct EmbeddedFeed {
@@ -131,7 +97,7 @@ struct EmbeddedFeed {
     /// `None`: reads only.
     writer: Option<EmbeddedProvider>,
     /// `None`: the store is in memory.
-    file: Option<Arc<Watched>>,
+    file: Option<Arc<Look>>,
 }
 
 impl From<StoreError> for FeedError {

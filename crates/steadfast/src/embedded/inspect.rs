@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use duroxide::providers::{ExecutionInfo, ProviderError};
+use duroxide::providers::{ExecutionInfo, InstanceFilter, ProviderError};
 use uuid::Uuid;
 
 use super::connection::Place;
@@ -26,6 +26,9 @@ pub struct Health {
     pub waiting_workers: usize,
     /// Bytes of the history cache.
     pub history_cache_bytes: usize,
+    /// The file is only looked at, was not closed in order, and has no log beside it: a copy of an open file that was
+    /// taken without its log lacks the newest work.
+    pub may_lack_its_log: bool,
 }
 
 impl EmbeddedProvider {
@@ -88,7 +91,17 @@ impl EmbeddedProvider {
             waiting_dispatchers,
             waiting_workers,
             history_cache_bytes: store.cache().bytes(),
+            may_lack_its_log: store.look().is_some_and(|look| look.may_lack_its_log),
         }
+    }
+}
+
+/// `process 12 (steadfast)`.
+fn process_name(pid: i32) -> String {
+    match std::fs::read_to_string(format!("/proc/{pid}/comm")) {
+        Ok(name) => format!("process {pid} ({})", name.trim()),
+        Err(_) if pid == 0 => "another process".to_owned(),
+        Err(_) => format!("process {pid}"),
     }
 }
 
@@ -108,6 +121,18 @@ impl Inspect for EmbeddedProvider {
 
     async fn queues(&self) -> Result<Vec<QueueReport>, ProviderError> {
         Self::queues(self).await
+    }
+
+    async fn workers(&self) -> Result<Vec<String>, ProviderError> {
+        let found = self.store().other_process();
+        let found = found.map_err(|error| ProviderError::retryable("workers", error.to_string()))?;
+        Ok(found.into_iter().map(process_name).collect())
+    }
+
+    async fn deletable(&self, filter: InstanceFilter) -> Result<Vec<String>, ProviderError> {
+        op::delete_instances::deletable(self.store(), &filter)
+            .await
+            .map_err(|e| e.into_provider_error("deletable"))
     }
 
     async fn close(&self) {

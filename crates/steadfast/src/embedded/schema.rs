@@ -49,11 +49,30 @@ pub(crate) fn prepare(connection: &mut Connection, faults: &Faults) -> Result<Ke
             "INSERT INTO sf_ledger (version, name, checksum, applied_by, applied_at_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
             (version, name, checksum(text), env!("CARGO_PKG_VERSION"), now.wall_ms),
         )?;
-        tx.pragma_update(None, "user_version", version)?;
     }
     let kept = begin_clock(&tx, now)?;
     tx.commit()?;
     Ok(kept)
+}
+
+/// Looks whether a file can be read by this program as it is; returns the clock to read it by.
+pub(crate) fn prepare_to_look(connection: &Connection, faults: &Faults) -> Result<Kept, OpenError> {
+    let newest = MIGRATIONS.last().map_or(0, |m| m.0);
+    match check(connection)? {
+        0 => Err(OpenError::new(
+            OpenErrorKind::Missing,
+            "there is no store in the file yet",
+        )),
+        version if version < newest => Err(OpenError::new(
+            OpenErrorKind::Outdated,
+            format!(
+                "the file has schema {version}, and this program reads schema {newest}; open it with a provider once"
+            ),
+        )),
+        _ => Ok(load_clock(connection)?
+            .go_on(&clock::boot_id(), Reading::take(faults))
+            .0),
+    }
 }
 
 /// The version that is installed (0: none), if this program can work with it.

@@ -15,11 +15,14 @@ use super::builder::{OpenError, OpenErrorKind, Settings};
 use super::claim::RawTurn;
 use super::claim::work::RawWork;
 use super::clock::Reading;
-use super::connection::{Place, Witness, open_reader, open_writer};
+use super::connection::{Place, Witness, fold_log, keep_log, open_reader, open_writer};
 use super::error::StoreError;
+use super::log::{self, Phase};
+use super::look::Look;
 use super::op::Operation;
 use super::op::abandon_orchestration_item::AbandonedTurn;
 use super::op::abandon_work_item::AbandonedWork;
+use super::presence::Presence;
 use super::reader::Readers;
 use super::schema;
 use super::transaction::Tx;
@@ -222,6 +225,10 @@ pub(crate) struct Store {
     offset_ms: i64,
     cache: Mutex<HistoryCache>,
     readers: Option<Arc<Readers>>,
+    /// Where the store is only looked at.
+    look: Option<Arc<Look>>,
+    /// Ends after all connections.
+    presence: Mutex<Option<Presence>>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     waiting: (AtomicUsize, AtomicUsize),
     /// Why the last transaction failed, for those whose time runs out meanwhile.
@@ -231,25 +238,28 @@ pub(crate) struct Store {
 impl Store {
     /// Opens the file, and starts the threads.
     pub(crate) fn open(place: Place, settings: Settings) -> Result<Arc<Self>, OpenError> {
-        let mut connection = open_writer(&place, settings.durability)?;
+        let opened = open_writer(&place, settings.durability)?;
+        // In this order, so that the connection is closed first.
+        let (presence, alone) = (opened.presence, opened.alone);
+        let mut connection = opened.connection;
+        if presence.is_some() && alone {
+            // What a dead process left in the log may fill the volume.
+            fold_log(&connection);
+        }
         let clock = schema::prepare(&mut connection, &settings.faults)?;
         let (witness, reading) = match &place {
-            Place::File(path) => (Some(Witness::new(path)?), open_readers(path, settings.readers)?),
+            Place::File(path) => {
+                let marked = begin_log(&connection, alone);
+                let witness = Witness::new(path)?;
+                (Some((witness, marked)), open_readers(path, settings.readers)?)
+            }
             Place::Memory => (None, Vec::new()),
         };
         let readers = (!reading.is_empty()).then(|| Arc::new(Readers::of(reading.len())));
         let store = Arc::new(Self {
-            mailbox: Mailbox::new(),
-            sessions: Sessions::default(),
-            bell: Arc::default(),
-            cache: Mutex::new(HistoryCache::looked_into(settings.history_cache_bytes)),
             readers: readers.clone(),
-            threads: Mutex::new(Vec::new()),
-            waiting: (AtomicUsize::new(0), AtomicUsize::new(0)),
-            trouble: Mutex::new(None),
-            place,
-            offset_ms: clock.offset_ms,
-            settings,
+            presence: Mutex::new(presence),
+            ..Self::over(place, settings, clock.offset_ms)
         });
         let mut threads = Vec::new();
         let writer = Writer::new(Arc::clone(&store), connection, clock, witness);
@@ -262,6 +272,64 @@ impl Store {
         }
         *store.threads() = threads;
         Ok(store)
+    }
+
+    /// Opens the file to look into it.
+    pub(crate) fn look_at(path: &Path, settings: Settings) -> Result<Arc<Self>, OpenError> {
+        let look = Look::at(path)?;
+        let clock = look.open_with(|connection| schema::prepare_to_look(connection, &settings.faults))?;
+        let store = Self::over(Place::File(path.to_owned()), settings, clock.offset_ms);
+        store.mailbox.end();
+        Ok(Arc::new(Self {
+            look: Some(Arc::new(look)),
+            ..store
+        }))
+    }
+
+    fn over(place: Place, settings: Settings, offset_ms: i64) -> Self {
+        Self {
+            mailbox: Mailbox::new(),
+            sessions: Sessions::default(),
+            bell: Arc::default(),
+            cache: Mutex::new(HistoryCache::looked_into(settings.history_cache_bytes)),
+            readers: None,
+            look: None,
+            presence: Mutex::new(None),
+            threads: Mutex::new(Vec::new()),
+            waiting: (AtomicUsize::new(0), AtomicUsize::new(0)),
+            trouble: Mutex::new(None),
+            place,
+            offset_ms,
+            settings,
+        }
+    }
+
+    /// The look, where the store was opened only for that.
+    pub(crate) fn look(&self) -> Option<&Arc<Look>> {
+        self.look.as_ref()
+    }
+
+    fn presence(&self) -> MutexGuard<'_, Option<Presence>> {
+        self.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody else has the file open, as far as can be told.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.presence().as_ref().is_some_and(|p| p.is_alone().unwrap_or(false))
+    }
+
+    /// All connections have been closed.
+    pub(crate) fn leave(&self) {
+        drop(self.presence().take());
+    }
+
+    /// Another process that has the file open: its id, 0 where that cannot be told.
+    pub(crate) fn other_process(&self) -> std::io::Result<Option<i32>> {
+        match (self.presence().as_ref(), &self.look) {
+            (Some(presence), _) => presence.other_process(),
+            (None, Some(look)) => look.other_process(),
+            (None, None) => Ok(None),
+        }
     }
 
     /// The store's time.
@@ -315,7 +383,14 @@ impl Store {
             answer,
             give_up: Instant::now() + patience.min(LONGEST),
         };
-        self.mailbox.put(|post| post.jobs.push(Box::new(call), bytes))
+        self.put(|post| post.jobs.push(Box::new(call), bytes))
+    }
+
+    fn put(&self, put: impl FnOnce(&mut Post)) -> Result<(), StoreError> {
+        if self.look.is_some() {
+            return Err(StoreError::ReadOnly);
+        }
+        self.mailbox.put(put)
     }
 
     /// Gives back an instance that nobody took.
@@ -336,12 +411,12 @@ impl Store {
 
     /// A caller that wants an instance.
     pub(crate) fn want_turn(&self, caller: TurnCaller) -> Result<(), StoreError> {
-        self.mailbox.put(|post| post.turns.push(caller))
+        self.put(|post| post.turns.push(caller))
     }
 
     /// A caller that wants an activity.
     pub(crate) fn want_work(&self, caller: WorkCaller) -> Result<(), StoreError> {
-        self.mailbox.put(|post| post.work.push(caller))
+        self.put(|post| post.work.push(caller))
     }
 
     /// Asks the file something. Trouble that passes is waited for.
@@ -353,9 +428,10 @@ impl Store {
         let give_up = Instant::now() + self.settings.retry_timeout;
         let mut pause = Duration::from_millis(5);
         loop {
-            let answer = match &self.readers {
-                Some(readers) => ask_once(readers, question.clone()).await,
-                None => self.submit(OnWriter(question.clone())).await,
+            let answer = match (&self.look, &self.readers) {
+                (Some(look), _) => ask_look(look, question.clone()).await,
+                (None, Some(readers)) => ask_once(readers, question.clone()).await,
+                (None, None) => self.submit(OnWriter(question.clone())).await,
             };
             match answer {
                 Err(error) if error.is_retryable() && Instant::now() + pause < give_up => {
@@ -445,6 +521,16 @@ where
     answered.await.unwrap_or(Err(StoreError::Closed))
 }
 
+async fn ask_look<T, F>(look: &Arc<Look>, question: F) -> Result<T, StoreError>
+where
+    T: Send + 'static,
+    F: Fn(&Connection) -> Result<T, StoreError> + Send + 'static,
+{
+    let look = Arc::clone(look);
+    let asked = tokio::task::spawn_blocking(move || look.ask(question));
+    asked.await.unwrap_or(Err(StoreError::Closed))
+}
+
 /// A question where there are no readers: a store in memory has one connection.
 struct OnWriter<F>(F);
 
@@ -462,7 +548,25 @@ where
 }
 
 fn open_readers(path: &Path, count: usize) -> Result<Vec<Connection>, OpenError> {
-    (0..count).map(|_| open_reader(path)).collect()
+    (0..count).map(|_| open_reader(path, "")).collect()
+}
+
+/// Marks the file as open, so that no earlier copy of it can be taken for it, and the log as its own. `false`: there was
+/// no room for it yet.
+fn begin_log(connection: &Connection, alone: bool) -> bool {
+    let marked = (|| {
+        if alone {
+            log::mark(connection, Phase::Opening)?;
+            fold_log(connection);
+        }
+        log::mark(connection, Phase::Working)
+    })();
+    if let Err(error) = &marked {
+        tracing::warn!(target: "steadfast", %error, "the log could not be marked yet");
+        // A file that is marked as opening must not lose its log, however empty.
+        keep_log(connection, true);
+    }
+    marked.is_ok()
 }
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {

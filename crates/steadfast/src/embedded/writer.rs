@@ -12,8 +12,9 @@ use rusqlite::Connection;
 use super::claim::work::{self as claim_work, RawWork};
 use super::claim::{self, Looked, RawTurn};
 use super::clock::Kept;
-use super::connection::Witness;
+use super::connection::{Witness, fold_log, keep_log};
 use super::error::{Class, StoreError};
+use super::log::{self, Phase};
 use super::op::abandon_orchestration_item::AbandonedTurn;
 use super::op::abandon_work_item::AbandonedWork;
 use super::store::{Job, Mail, Store};
@@ -52,6 +53,8 @@ pub(crate) struct Writer {
     connection: Connection,
     clock: Kept,
     witness: Option<Witness>,
+    /// The log was begun anew, and is to be marked with the next transaction.
+    mark_due: bool,
     turns: Waiting<TurnGroup, (), RawTurn>,
     work: Waiting<WorkGroup, Vec<u8>, RawWork>,
     retrying: Vec<Box<dyn Job>>,
@@ -67,8 +70,17 @@ struct Peers {
 }
 
 impl Writer {
-    pub(crate) fn new(store: Arc<Store>, connection: Connection, clock: Kept, witness: Option<Witness>) -> Self {
+    /// `witness`: of the file, and whether its log is marked.
+    pub(crate) fn new(
+        store: Arc<Store>,
+        connection: Connection,
+        clock: Kept,
+        witness: Option<(Witness, bool)>,
+    ) -> Self {
+        let mark_due = witness.as_ref().is_some_and(|(_, marked)| !marked);
+        let witness = witness.map(|(witness, _)| witness);
         Self {
+            mark_due,
             store,
             connection,
             clock,
@@ -115,8 +127,24 @@ impl Writer {
         self.store.mailbox.end();
         // The last connection folds the log into the file, if it may write.
         self.store.outlast_readers();
+        self.mark_closed();
         if let Err((_, error)) = self.connection.close() {
             tracing::warn!(target: "steadfast", %error, "could not close the file in order; it is sound nevertheless");
+        }
+        self.store.leave();
+    }
+
+    /// Says in the file that whoever finds it without a log has all of it.
+    fn mark_closed(&self) {
+        let still_there = self.witness.is_some() && self.store.trouble().is_none();
+        if !still_there || !self.store.is_alone() {
+            return;
+        }
+        match log::mark(&self.connection, Phase::Closed) {
+            Ok(()) => keep_log(&self.connection, false),
+            Err(error) => {
+                tracing::debug!(target: "steadfast", %error, "the file could not be marked as closed");
+            }
         }
     }
 
@@ -187,6 +215,10 @@ impl Writer {
     fn retry_later(&mut self, batch: Vec<Box<dyn Job>>, error: &StoreError, stopping: bool) {
         tracing::warn!(target: "steadfast", operations = batch.len(), %error, "a transaction failed");
         self.store.note_trouble(Some(error.clone()));
+        if error.is_no_space() {
+            // The log itself may be what takes the space.
+            fold_log(&self.connection);
+        }
         if !error.is_retryable() || stopping {
             fail_all(batch, error);
             return;
@@ -250,6 +282,12 @@ impl Writer {
         let faults = self.store.settings.faults.clone();
         let mut tx =
             Tx::begin(&self.connection, &self.clock, &faults, self.store.settings.feed).map_err(Trouble::Whole)?;
+        if self.mark_due
+            && let Err(error) = log::mark(tx.connection(), Phase::Working)
+        {
+            tx.roll_back();
+            return Err(Trouble::Whole(error.into()));
+        }
         for job in batch.iter_mut() {
             if let Err(error) = job.run(&mut tx) {
                 tx.roll_back();
@@ -280,7 +318,13 @@ impl Writer {
             self.store.bell.ring();
         }
         if let Some(witness) = &mut self.witness {
-            witness.check().map_err(Trouble::Whole)?;
+            let course = witness.check().map_err(Trouble::Whole)?;
+            if std::mem::replace(&mut self.mark_due, course.begun_anew) {
+                keep_log(&self.connection, false);
+            }
+            if course.crowded {
+                fold_log(&self.connection);
+            }
         }
         if !batch.is_empty() {
             metrics::histogram!("steadfast_batch_calls", "function" => "commit").record(batch.len() as f64);

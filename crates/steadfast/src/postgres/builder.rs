@@ -82,6 +82,8 @@ pub enum OpenErrorKind {
     Unreachable,
     /// The server refused the user or password.
     Authentication,
+    /// The server has no such database.
+    DatabaseMissing,
     /// The schema is not installed, and `Migrations::Verify` forbids to install it.
     SchemaMissing,
     /// The schema is older than this program needs, and `Migrations::Verify` forbids to upgrade it.
@@ -139,6 +141,9 @@ impl From<StoreError> for OpenError {
     fn from(error: StoreError) -> Self {
         let kind = match &error {
             StoreError::Connect { refused: true, .. } => OpenErrorKind::Authentication,
+            StoreError::Connect {
+                sqlstate: Some(code), ..
+            } if code == "3D000" => OpenErrorKind::DatabaseMissing,
             StoreError::Connect {
                 sqlstate: Some(code), ..
             } if !code.starts_with("57") && !code.starts_with("53") => OpenErrorKind::Database,

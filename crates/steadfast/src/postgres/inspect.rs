@@ -2,7 +2,7 @@
 //!
 //! Invariant: reads only; everything is bounded or asked for one instance at a time.
 
-use duroxide::providers::{ExecutionInfo, ProviderError};
+use duroxide::providers::{ExecutionInfo, InstanceFilter, ProviderError};
 use uuid::Uuid;
 
 use super::listen::ListenerState;
@@ -102,6 +102,18 @@ impl Inspect for PostgresProvider {
 
     async fn queues(&self) -> Result<Vec<QueueReport>, ProviderError> {
         Self::queues(self).await
+    }
+
+    async fn workers(&self) -> Result<Vec<String>, ProviderError> {
+        op::waiting_workers::get(self.store())
+            .await
+            .map_err(|e| e.into_provider_error("workers"))
+    }
+
+    async fn deletable(&self, filter: InstanceFilter) -> Result<Vec<String>, ProviderError> {
+        op::delete_instances::deletable(self.store(), &filter)
+            .await
+            .map_err(|e| e.into_provider_error("deletable"))
     }
 
     async fn close(&self) {

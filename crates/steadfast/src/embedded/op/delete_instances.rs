@@ -166,7 +166,7 @@ pub(crate) async fn delete_bulk(store: &Store, filter: &InstanceFilter) -> Resul
 }
 
 /// Root instances that have ended, oldest completion first.
-async fn deletable(store: &Store, filter: &InstanceFilter) -> Result<Vec<String>, StoreError> {
+pub(crate) async fn deletable(store: &Store, filter: &InstanceFilter) -> Result<Vec<String>, StoreError> {
     let ids = json_ids(filter);
     let before = filter.completed_before.map(epoch_ms);
     let limit = filter.limit.unwrap_or(DEFAULT_LIMIT);

@@ -87,13 +87,7 @@ pub(crate) async fn delete_bulk(
     filter: &InstanceFilter,
 ) -> Result<DeleteInstanceResult, StoreError> {
     let mut total = DeleteInstanceResult::default();
-    let params = Params::new()
-        .maybe_texts(filter.instance_ids.clone().map(storable))
-        .big_opt(filter.completed_before.map(epoch_ms))
-        .big(i64::from(filter.limit.unwrap_or(DEFAULT_LIMIT)));
-    let rows = store.pipe.call_patiently("sf_deletable_instances", &params).await?;
-    for row in rows {
-        let root: String = column(&row, "instance_id")?;
+    for root in deletable(store, filter).await? {
         let tree = list_children::list(store, &root, true).await?;
         // It had ended when it was listed; it may have been deleted and started again since.
         let one = match delete_if(store, &tree, true, Some(root.clone())).await {
@@ -110,6 +104,16 @@ pub(crate) async fn delete_bulk(
         total.queue_messages_deleted += one.queue_messages_deleted;
     }
     Ok(total)
+}
+
+/// Root instances that have ended, oldest completion first.
+pub(crate) async fn deletable(store: &Arc<Store>, filter: &InstanceFilter) -> Result<Vec<String>, StoreError> {
+    let params = Params::new()
+        .maybe_texts(filter.instance_ids.clone().map(storable))
+        .big_opt(filter.completed_before.map(epoch_ms))
+        .big(i64::from(filter.limit.unwrap_or(DEFAULT_LIMIT)));
+    let rows = store.pipe.call_patiently("sf_deletable_instances", &params).await?;
+    rows.iter().map(|row| column(row, "instance_id")).collect()
 }
 
 /// Ids that the store can hold at all.

@@ -30,3 +30,4 @@ pub(crate) mod renew_session_lock;
 pub(crate) mod renew_work_item_lock;
 pub(crate) mod system_metrics;
 pub(crate) mod take_staged;
+pub(crate) mod waiting_workers;

@@ -94,6 +94,7 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "turn_heads",
     "turn_next_due",
     "turn_reschedule",
+    "waiting_workers",
     "work_next_due",
     "work_tags",
 );
