@@ -188,6 +188,8 @@ impl<C: Claimer> FetchLane<C> {
             id,
             answered,
         };
+        // Whoever is ready to wait in this runtime comes first, and goes along.
+        tokio::task::yield_now().await;
         self.pump();
         // A queue that is known to be dry is not looked into, and what is known ages: nobody told us of others' work
         // since the last waiter left. Registering makes the listener have us look once more.

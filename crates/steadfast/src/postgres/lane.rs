@@ -65,6 +65,8 @@ impl<B: Batch> BatchLane<B> {
         let (answer, answered) = oneshot::channel();
         let bytes = B::bytes(&call);
         self.lock().push(Entry { call, answer }, bytes);
+        // Whoever is ready to call in this runtime does so first, and goes along: on an idle one this takes no time.
+        tokio::task::yield_now().await;
         self.pump();
         answered.await.unwrap_or_else(|_| Err(self.unanswered()))
     }
@@ -83,8 +85,6 @@ impl<B: Batch> BatchLane<B> {
             };
             let tracker = store.tasks.clone();
             tracker.spawn(async move {
-                // Whoever is ready to call does so first, and goes along: on an idle runtime this takes no time.
-                tokio::task::yield_now().await;
                 let batch = place.take_batch();
                 if !batch.is_empty() {
                     B::send(store, batch).await;
