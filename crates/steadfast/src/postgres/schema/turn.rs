@@ -28,7 +28,9 @@ const SETTINGS: &str = "SELECT set_config(s.name, CASE s.name WHEN 'transaction_
 
 /// Puts our deadline in the place of all timeouts of this transaction.
 pub(super) async fn bound(tx: &impl GenericClient, deadline: Instant) -> Result<(), StoreError> {
-    let left = setting_ms(deadline.saturating_duration_since(Instant::now()));
+    let left = deadline.saturating_duration_since(Instant::now());
+    // The very last try needs some time too.
+    let left = setting_ms(left + Duration::from_secs(1));
     tx.query_typed(SETTINGS, &[(&left, Type::TEXT)]).await?;
     Ok(())
 }

@@ -1,1 +1,0 @@
-//! Kind 10: Every step of opening has a deadline.

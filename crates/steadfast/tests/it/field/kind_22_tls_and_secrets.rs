@@ -1,1 +1,0 @@
-//! Kind 22: Connecting refuses what libpq refuses, and says why.
