@@ -28,21 +28,29 @@ pub(crate) struct Outcome {
 /// `xtask test`.
 pub(crate) fn run(arguments: &[String]) -> Result<u8> {
     let guard = Guard::install()?;
-    let outcome = on(database::binaries()?, arguments, &guard)?;
+    let outcome = on(database::binaries()?, arguments, &[], &guard)?;
     eprintln!("xtask: tests took {} s", outcome.took.as_secs());
     println!("tests: {}", outcome.totals);
     Ok(outcome.code)
 }
 
-/// Runs all tests on a server of these programs.
-pub(crate) fn on(binaries: Binaries, arguments: &[String], guard: &Guard) -> Result<Outcome> {
+/// Runs all tests on a server of these programs; the tests get these variables, too.
+pub(crate) fn on(
+    binaries: Binaries,
+    arguments: &[String],
+    variables: &[(&str, &str)],
+    guard: &Guard,
+) -> Result<Outcome> {
     let started = Instant::now();
     let cluster = database::start(binaries)?;
     let mut command = cargo(&["test", "--all-features", "--no-fail-fast"]);
     if !names_packages(arguments) {
         command.arg("--workspace");
     }
-    command.args(arguments).stdout(Stdio::piped());
+    command
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .stdout(Stdio::piped());
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         // Most tests wait for leases and timers rather than for a core.
         command.env("RUST_TEST_THREADS", "8");
