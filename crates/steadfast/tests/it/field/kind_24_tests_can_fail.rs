@@ -96,7 +96,7 @@ async fn what_is_called_from_outside_has_its_search_path_pinned() {
     let sql = store.raw().await;
     let functions = "SELECT p.proname::text, coalesce(p.proconfig::text, '') LIKE '%search_path=%', p.prosecdef,
             EXISTS (SELECT FROM pg_trigger t WHERE t.tgfoid = p.oid), p.prosrc
-        FROM pg_proc p WHERE p.pronamespace = $1::regnamespace";
+        FROM pg_proc p WHERE p.pronamespace = (SELECT n.oid FROM pg_namespace n WHERE n.nspname = $1)";
     let functions = sql.query(functions, &[&store.schema()]).await.expect("the functions");
     let mut outside = BTreeSet::new();
     for (_, text) in files_below("crates/steadfast/src/postgres", ".rs") {
