@@ -48,7 +48,10 @@ pub(crate) fn on(
     if !names_packages(arguments) {
         command.arg("--workspace");
     }
-    command.args(arguments).stdout(Stdio::piped());
+    command
+        .args(arguments)
+        .envs(variables.iter().copied())
+        .stdout(Stdio::piped());
     if std::env::var_os("RUST_TEST_THREADS").is_none() {
         // Most tests wait for leases and timers rather than for a core.
         command.env("RUST_TEST_THREADS", "8");

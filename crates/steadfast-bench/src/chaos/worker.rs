@@ -70,6 +70,9 @@ fn options() -> RuntimeOptions {
         orchestrator_lock_renewal_buffer: Duration::from_secs(1),
         worker_lock_timeout: WORK_LEASE,
         worker_lock_renewal_buffer: Duration::from_secs(2),
+        // A session's owner that was killed holds its activities back for as long as this, whatever their own lease.
+        session_lock_timeout: WORK_LEASE,
+        session_lock_renewal_buffer: Duration::from_secs(2),
         max_attempts: 100_000,
         activity_cancellation_grace_period: Duration::from_secs(1),
         // Longer than anything here lasts: a fetch that is asked anew would find what the one before had slept through.

@@ -13,6 +13,7 @@ use steadfast::postgres::{Health, ListenerState, LongPoll, PostgresProvider};
 
 use super::kind_07_feed_last_word::child::{Ending, Place, Process};
 use crate::harness::{database_url, fresh_schema};
+use crate::op::scene::{ack_turn, start};
 
 /// Much more than it takes, much less than the interval after which it would be found without any hint.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -149,19 +150,31 @@ async fn a_deletion_wakes_a_waiting_reader_when_its_process_closes() {
         let mut poller = ChangePoller::new(&waiting.feed());
         for n in 0..3 {
             let mut writer = Process::start(waiting.place()).await;
-            writer.last(&format!("write d{n} 4"), Ending::Stays, "done").await;
-            let seen = until(&mut poller, Kind::Started, 4);
-            soon("a start", seen).await;
+            let instance = format!("d{n}");
+            make(&*waiting.provider(), &instance).await;
+            soon("a start", until(&mut poller, Kind::Started, 1)).await;
             let deleted = tokio::spawn(async move {
                 until(&mut poller, Kind::Deleted, 1).await;
                 poller
             });
             waiting.sleeps().await;
-            writer.last(&format!("delete d{n}-0"), Ending::Close, "done").await;
+            writer.last(&format!("delete {instance}"), Ending::Close, "done").await;
             poller = soon("a deletion", deleted).await.expect("no panic");
         }
         waiting.close().await;
     }
+}
+
+/// An instance whose first turn is done.
+async fn make(provider: &dyn Provider, instance: &str) {
+    provider
+        .enqueue_for_orchestrator(start(instance), None)
+        .await
+        .expect("start");
+    let fetched = provider.fetch_orchestration_item(RARE, RARE, None).await;
+    let (_, token, _) = fetched.expect("fetch").expect("a turn");
+    let done = ack_turn(provider, &token, instance, Vec::new(), Vec::new()).await;
+    done.expect("acknowledge a turn");
 }
 
 async fn until(poller: &mut ChangePoller, kind: Kind, mut count: usize) {

@@ -68,7 +68,7 @@ async fn read_all(provider: &EmbeddedProvider) {
     let feed = provider.feed().expect("the feed");
     ChangePoller::from_sequence(&feed, 0).poll().await.expect("poll");
     feed.status().await.expect("status");
-    provider.health();
+    assert_eq!(provider.health().trouble, None, "health");
 }
 
 async fn left_by_a_dead_process(folder: &Path) -> Vec<u8> {

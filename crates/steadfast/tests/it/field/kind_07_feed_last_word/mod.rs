@@ -8,7 +8,7 @@
 
 pub(crate) mod child;
 mod held;
-mod reader;
+pub(crate) mod reader;
 mod slow_disk;
 
 use std::time::Duration;

@@ -13,14 +13,14 @@ use super::child::now;
 type Seen = Arc<Mutex<HashMap<String, (u64, u64)>>>;
 
 /// Follows until it is dropped.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     what: &'static str,
     seen: Seen,
     task: JoinHandle<()>,
 }
 
 impl Reader {
-    pub(super) fn follow(what: &'static str, feed: Feed) -> Self {
+    pub(crate) fn follow(what: &'static str, feed: Feed) -> Self {
         let seen = Seen::default();
         let record = Arc::clone(&seen);
         let task = tokio::spawn(async move {
@@ -45,7 +45,7 @@ impl Reader {
 
     /// Waits until so many events of each of these have been seen; returns how long after `since` (microseconds since 1970)
     /// the last one was, in milliseconds.
-    pub(super) async fn has(&self, wanted: &[(String, u64)], since: u64, within: Duration) -> u64 {
+    pub(crate) async fn has(&self, wanted: &[(String, u64)], since: u64, within: Duration) -> u64 {
         let asked = Instant::now();
         loop {
             let late = {

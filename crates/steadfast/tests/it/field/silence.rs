@@ -1,1 +1,0 @@
-//! Suite: faults cease, no input comes, and everything comes to rest.
