@@ -64,14 +64,14 @@ impl Presence {
             Err(error) => return Err(unreachable(error)),
         };
         require_file(&meta)?;
+        let path = path.canonicalize().map_err(unreachable)?;
         for ending in ["-wal", "-shm", "-journal"] {
-            if let Ok(meta) = std::fs::metadata(beside(path, ending)) {
+            if let Ok(meta) = std::fs::metadata(beside(&path, ending)) {
                 require_file(&meta).map_err(|error| {
                     OpenError::new(error.kind(), format!("its companion {ending} cannot be used: {error}"))
                 })?;
             }
         }
-        let path = path.canonicalize().map_err(unreachable)?;
         let mut registry = held();
         let registry = registry.get_or_insert_with(HashMap::new);
         if let Some(known) = registry.get_mut(&identity(&meta)) {
@@ -89,6 +89,8 @@ impl Presence {
             .open(&path)
             .map_err(unreachable)?;
         let meta = file.metadata().map_err(unreachable)?;
+        // It may have been replaced since; nothing of it is kept then.
+        require_file(&meta)?;
         let here = Self {
             identity: identity(&meta),
             path,
@@ -101,7 +103,6 @@ impl Presence {
         });
         entry.files.push(file);
         entry.users += 1;
-        require_file(&meta)?;
         Ok(Some(here))
     }
 

@@ -133,7 +133,9 @@ fn what_is_printed_fits_the_terminal() {
         place.run(&["start", "Greet", id, "--input", &"text ".repeat(60)]).ok();
         place.until(&["show", id], |show| show["custom_status"] == "waiting");
     }
-    let verbs: [&[&str]; 7] = [
+    let verbs: [&[&str]; 9] = [
+        &["--help"],
+        &["delete", "--help"],
         &["list"],
         &["show", &long],
         &["show", &wide],
