@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Operation, feed_append, schedule};
+use super::{Operation, feed_append, hold_messages, schedule};
 use crate::embedded::error::StoreError;
 use crate::embedded::store::Store;
 use crate::embedded::transaction::Tx;
@@ -72,6 +72,7 @@ impl Operation for AckTurn {
             };
             schedule::queue(tx, of, activity)?;
         }
+        hold_messages::release(tx, turn)?;
         // The lease ends first: a message to the instance itself finds it free.
         schedule::place(tx, key)?;
         for message in &turn.messages {

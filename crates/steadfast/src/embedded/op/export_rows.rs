@@ -41,8 +41,13 @@ fn sql(part: Part) -> Option<&'static str> {
         4 => {
             "SELECT i.instance_id, m.visible_at, m.attempt_count, m.kind, NULL, NULL, m.message_id,
                 m.payload, NULL, NULL, NULL, NULL, m.instance_key, m.visible_at, m.message_id, x''
-             FROM sf_message m CROSS JOIN sf_instance i USING (instance_key)
-             WHERE (m.instance_key, m.visible_at, m.message_id) > (?1, ?2, ?3)
+             -- Held or not: the target holds what it must.
+             FROM (SELECT instance_key, visible_at, message_id, attempt_count, kind, payload FROM sf_message
+                   WHERE (instance_key, visible_at, message_id) > (?1, ?2, ?3)
+                   UNION ALL
+                   SELECT instance_key, visible_at, message_id, attempt_count, kind, payload FROM sf_held
+                   WHERE (instance_key, visible_at, message_id) > (?1, ?2, ?3)) m
+             CROSS JOIN sf_instance i USING (instance_key)
              ORDER BY m.instance_key, m.visible_at, m.message_id"
         }
         6 => {

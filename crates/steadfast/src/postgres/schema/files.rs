@@ -14,6 +14,7 @@ pub(super) const MIGRATIONS: &[(u32, &str, &str)] = &[
     (1, "0001_store", include_str!("../../../sql/tables/0001_store.sql")),
     (2, "0002_copied", include_str!("../../../sql/tables/0002_copied.sql")),
     (3, "0003_feed", include_str!("../../../sql/tables/0003_feed.sql")),
+    (4, "0004_apart", include_str!("../../../sql/tables/0004_apart.sql")),
 ];
 
 /// Stored functions, today's definitions.
@@ -54,6 +55,7 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "get_kv",
     "handed_work",
     "history_changed",
+    "hold_messages",
     "inbox_head",
     "inbox_park",
     "insert_work",
@@ -75,6 +77,7 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "queue_depths",
     "queue_report",
     "read_history",
+    "release_held",
     "renew_orchestration_item_lock",
     "renew_session_lock",
     "renew_work_item_lock",

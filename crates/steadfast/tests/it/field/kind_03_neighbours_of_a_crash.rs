@@ -1,1 +1,3 @@
 //! Kind 3: An item that kills its process takes no other with it.
+
+pub(super) mod child;
