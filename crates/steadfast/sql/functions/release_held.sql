@@ -7,7 +7,7 @@
 CREATE OR REPLACE FUNCTION sf_release_held(
     p_results bigint[], o_key bigint[], o_execution bigint[], o_status text[], e_op integer[], e_kind smallint[])
 RETURNS void
-LANGUAGE plpgsql VOLATILE AS $$
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT AS $$
 BEGIN
     DELETE FROM sf_held h USING unnest(o_key, o_status) WITH ORDINALITY AS o(key, status, op)
     WHERE p_results[o.op] = 0 AND o.status IN ('Completed', 'Failed') AND h.instance_key = ANY (ARRAY[o.key]);

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::{Operation, feed_append, hold_messages, schedule};
+use crate::embedded::claim::isolation;
 use crate::embedded::error::StoreError;
 use crate::embedded::store::Store;
 use crate::embedded::transaction::Tx;
@@ -73,6 +74,7 @@ impl Operation for AckTurn {
             schedule::queue(tx, of, activity)?;
         }
         hold_messages::release(tx, turn)?;
+        isolation::forget(tx, key, 0)?;
         // The lease ends first: a message to the instance itself finds it free.
         schedule::place(tx, key)?;
         for message in &turn.messages {

@@ -54,6 +54,7 @@ impl Operation for Deleted {
             result.executions_deleted += delete("sf_execution")?;
             result.queue_messages_deleted += delete("sf_message")? + delete("sf_held")? + delete("sf_work")?;
             delete("sf_kv")?;
+            delete("sf_suspect")?;
             delete("sf_turn")?;
         }
         Ok(result)

@@ -151,7 +151,7 @@ pub(crate) async fn state(store: &Store) -> Result<State, StoreError> {
         .ask(move |connection| {
             let state = connection.query_row(
                 "WITH lease(until) AS (
-                    SELECT available_at FROM sf_turn WHERE claim IS NOT NULL AND available_at > ?1
+                    SELECT available_at FROM sf_turn WHERE claim > 0 AND available_at > ?1
                     UNION ALL SELECT available_at FROM sf_work WHERE claim IS NOT NULL AND available_at > ?1
                     UNION ALL SELECT locked_until FROM sf_session WHERE owner IS NOT NULL AND locked_until > ?1)
                  SELECT count(*), coalesce(max(until) - ?1, 0),

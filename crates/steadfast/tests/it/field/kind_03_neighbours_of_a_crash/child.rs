@@ -18,6 +18,10 @@ use crate::harness::{database_url, fresh_schema};
 
 const ROLE: &str = "STEADFAST_FIELD_CHILD";
 
+/// Leases are short, so that a crash is noticed within the test, and as long as duroxide needs to renew them in time (it
+/// does so every second at most).
+const LEASE: Duration = Duration::from_secs(2);
+
 /// A store that several processes open.
 pub(in crate::field) enum Place {
     Postgres(String),
@@ -103,14 +107,12 @@ async fn entry() {
         provider,
         activities(),
         orchestrations(),
-        // Leases are short, so that a crash is noticed within the test; attempts are the default.
+        // Attempts are the default.
         RuntimeOptions {
             orchestration_concurrency: 4,
             worker_concurrency: 4,
-            orchestrator_lock_timeout: Duration::from_secs(1),
-            orchestrator_lock_renewal_buffer: Duration::from_millis(500),
-            worker_lock_timeout: Duration::from_secs(1),
-            worker_lock_renewal_buffer: Duration::from_millis(500),
+            orchestrator_lock_timeout: LEASE,
+            worker_lock_timeout: LEASE,
             ..RuntimeOptions::default()
         },
     )
