@@ -1442,7 +1442,9 @@ BEGIN
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
         FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
-        v_ended := true;
+        v_ended := (SELECT true FROM unnest(v_keys, v_works) AS c(key, work_id)
+                    JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
+                    WHERE w.claim <> 0 LIMIT 1);
     ELSE
         v_keys := v_keys[1:p_limit];
         v_works := v_works[1:p_limit];
@@ -1893,16 +1895,17 @@ BEGIN
     WHERE d.off_until IS NOT NULL OR d.unspent;
 
     IF random() < 0.03 THEN
-        -- What was cancelled or deleted leaves its row behind, and who has died, his.
+        -- What was cancelled or deleted leaves its row behind, and who has died, his. Both tables are small.
         DELETE FROM sf_suspect s WHERE s.ctid = ANY (ARRAY(
             SELECT x.ctid FROM sf_suspect x
-            WHERE CASE WHEN x.work_id = 0 THEN (SELECT true FROM sf_turn t WHERE t.instance_key = x.instance_key)
+            WHERE x.instance_key >= 0
+              AND CASE WHEN x.work_id = 0 THEN (SELECT true FROM sf_turn t WHERE t.instance_key = x.instance_key)
                        ELSE (SELECT true FROM sf_work w WHERE w.instance_key = x.instance_key AND w.work_id = x.work_id)
                   END IS NULL
-            LIMIT 64 FOR UPDATE SKIP LOCKED));
+            ORDER BY x.instance_key, x.work_id LIMIT 64 FOR UPDATE SKIP LOCKED));
         DELETE FROM sf_isolated i WHERE i.ctid = ANY (ARRAY(
-            SELECT x.ctid FROM sf_isolated x WHERE x.alone_until < p_now - interval '1 day'
-            LIMIT 64 FOR UPDATE SKIP LOCKED));
+            SELECT x.ctid FROM sf_isolated x WHERE x.claimer >= 0 AND x.alone_until < p_now - interval '1 day'
+            ORDER BY x.claimer LIMIT 64 FOR UPDATE SKIP LOCKED));
     END IF;
 END $$;
 

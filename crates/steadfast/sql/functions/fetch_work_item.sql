@@ -97,7 +97,9 @@ BEGIN
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
         FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
-        v_ended := true;
+        v_ended := (SELECT true FROM unnest(v_keys, v_works) AS c(key, work_id)
+                    JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
+                    WHERE w.claim <> 0 LIMIT 1);
     ELSE
         v_keys := v_keys[1:p_limit];
         v_works := v_works[1:p_limit];

@@ -57,15 +57,16 @@ BEGIN
     WHERE d.off_until IS NOT NULL OR d.unspent;
 
     IF random() < 0.03 THEN
-        -- What was cancelled or deleted leaves its row behind, and who has died, his.
+        -- What was cancelled or deleted leaves its row behind, and who has died, his. Both tables are small.
         DELETE FROM sf_suspect s WHERE s.ctid = ANY (ARRAY(
             SELECT x.ctid FROM sf_suspect x
-            WHERE CASE WHEN x.work_id = 0 THEN (SELECT true FROM sf_turn t WHERE t.instance_key = x.instance_key)
+            WHERE x.instance_key >= 0
+              AND CASE WHEN x.work_id = 0 THEN (SELECT true FROM sf_turn t WHERE t.instance_key = x.instance_key)
                        ELSE (SELECT true FROM sf_work w WHERE w.instance_key = x.instance_key AND w.work_id = x.work_id)
                   END IS NULL
-            LIMIT 64 FOR UPDATE SKIP LOCKED));
+            ORDER BY x.instance_key, x.work_id LIMIT 64 FOR UPDATE SKIP LOCKED));
         DELETE FROM sf_isolated i WHERE i.ctid = ANY (ARRAY(
-            SELECT x.ctid FROM sf_isolated x WHERE x.alone_until < p_now - interval '1 day'
-            LIMIT 64 FOR UPDATE SKIP LOCKED));
+            SELECT x.ctid FROM sf_isolated x WHERE x.claimer >= 0 AND x.alone_until < p_now - interval '1 day'
+            ORDER BY x.claimer LIMIT 64 FOR UPDATE SKIP LOCKED));
     END IF;
 END $$;
