@@ -70,7 +70,7 @@ async fn beside_a_crash(place: Place, culprit: (&str, &str), workers: usize) {
     start("d", "chain", "").await;
     let instances = ["culprit", "a", "b", "c", "d"];
     let (ends, crashes) = until_ended(&place, &client, workers, &instances).await;
-    println!("{orchestration} {input}, {workers} workers: {crashes} crashes");
+    eprintln!("{orchestration} {input}, {workers} workers: {crashes} crashes");
     let poisoned = |status: &OrchestrationStatus| {
         matches!(
             status,

@@ -54,7 +54,7 @@ async fn sent_before(engine: Engine, count: usize) {
     let begun = Instant::now();
     let runtime = run(&provider).await;
     assert_eq!(output(&client, "c").await, format!("saw {count}"));
-    println!(
+    eprintln!(
         "{engine:?}: {count} of {count} seen, in order, in {:?}",
         begun.elapsed()
     );
@@ -86,7 +86,7 @@ async fn what_is_sent_while_it_runs_is_seen_once_in_order() {
             .expect("start");
         send(&client, "c", "A", count).await;
         assert_eq!(output(&client, "c").await, format!("saw {count}"));
-        println!("{engine:?}: {count} of {count} sent live seen, in order");
+        eprintln!("{engine:?}: {count} of {count} sent live seen, in order");
         runtime.shutdown(Some(1_000)).await;
         store.close().await;
     }))
