@@ -13,7 +13,7 @@ use futures_util::future::join_all;
 use self::child::{Place, Worker};
 
 /// No trial takes so long when all is well.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Runs so many workers, each started again whenever it has ended, until all of these instances have. Answers how they
 /// ended, in order, and how often a worker did.

@@ -13,7 +13,7 @@ use crate::harness::{Engine, Mode, Store, database_url};
 use crate::proxy::Proxy;
 
 /// No wait takes so long when all is well.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// The long form is for the figures of the field; duroxide takes some 50 ms of CPU for each execution of a debug build.
 fn long() -> bool {
