@@ -256,6 +256,12 @@ BEGIN
                  AS m(instance_id, op, visible_ms, kind, payload, n)
             WHERE v_results[m.op] = 0 ORDER BY m.n;
         END IF;
+        IF (SELECT true FROM sf_held h WHERE h.instance_key = ANY (v_done) LIMIT 1) THEN
+            PERFORM sf_release_held(v_results, o_key, o_execution, o_status, e_op, e_kind);
+        END IF;
+        IF EXISTS (SELECT FROM sf_suspect) THEN
+            DELETE FROM sf_suspect s WHERE s.instance_key = ANY (v_done) AND s.work_id = 0;
+        END IF;
         PERFORM sf_turn_reschedule(v_done, v_now);
         IF cardinality(p_feed) > 0 THEN PERFORM sf_feed_append(v_now, v_results, o_key, o_execution, e_op, e_event, p_feed); END IF;
     END IF;
@@ -323,6 +329,10 @@ BEGIN
         WHERE v_results[o.op] = 0 AND w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
         RETURNING w.session_key)
     SELECT array_agg(DISTINCT d.session_key) FILTER (WHERE d.session_key IS NOT NULL) INTO v_sessions FROM done d;
+    IF EXISTS (SELECT FROM sf_suspect) THEN
+        DELETE FROM sf_suspect s USING unnest(o_key, o_work) WITH ORDINALITY AS o(key, work_id, op)
+        WHERE v_results[o.op] = 0 AND s.instance_key = ANY (ARRAY[o.key]) AND s.work_id = o.work_id;
+    END IF;
     IF v_sessions IS NOT NULL THEN
         PERFORM sf_touch_sessions(v_sessions, v_now);
     END IF;
@@ -446,7 +456,7 @@ BEGIN
            OR i.replay_version BETWEEN p_min_version AND p_max_version
         ON CONFLICT (instance_key) DO UPDATE
            SET lane = excluded.lane, available_at = excluded.available_at, claim = excluded.claim,
-               leased_at = excluded.leased_at, lease_ms = excluded.lease_ms
+               leased_at = excluded.leased_at, lease_ms = excluded.lease_ms, superseded = t.claim, superseded_ms = t.lease_ms
          WHERE t.claim IS NULL OR t.available_at <= v_now
         -- A row that this call has inserted has never been locked or updated.
         RETURNING t.instance_key, t.xmax <> 0 AS had_row)
@@ -737,6 +747,10 @@ BEGIN
     DELETE FROM sf_message s WHERE s.instance_key = ANY (v_keys);
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_messages := v_messages + v_count;
+    DELETE FROM sf_suspect s WHERE s.instance_key = ANY (v_keys);
+    DELETE FROM sf_held h WHERE h.instance_key = ANY (v_keys);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_messages := v_messages + v_count;
     DELETE FROM sf_work w WHERE w.instance_key = ANY (v_keys);
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_messages := v_messages + v_count;
@@ -847,8 +861,16 @@ BEGIN
         OPEN c FOR SELECT i.instance_id, floor(extract(epoch FROM m.visible_at) * 1000)::bigint, m.attempt_count::bigint,
             m.kind::bigint, NULL::bigint, NULL::bigint, m.message_id, m.payload, NULL::bytea, NULL::bytea, NULL::bytea,
             NULL::bytea, m.instance_key, m.message_id, 0::bigint, ''::bytea
-        FROM sf_message m JOIN sf_instance i USING (instance_key)
-        WHERE (m.instance_key, m.message_id) > (p_1, p_2) ORDER BY m.instance_key, m.message_id LIMIT p_max_rows;
+        -- Held or not: the target holds what it must.
+        FROM (SELECT a.* FROM (SELECT s.instance_key, s.message_id, s.visible_at, s.attempt_count, s.kind, s.payload
+                               FROM sf_message s WHERE (s.instance_key, s.message_id) > (p_1, p_2)
+                               ORDER BY s.instance_key, s.message_id LIMIT p_max_rows) a
+              UNION ALL
+              SELECT b.* FROM (SELECT h.instance_key, h.message_id, h.visible_at, h.attempt_count, h.kind, h.payload
+                               FROM sf_held h WHERE (h.instance_key, h.message_id) > (p_1, p_2)
+                               ORDER BY h.instance_key, h.message_id LIMIT p_max_rows) b) m
+        JOIN sf_instance i ON i.instance_key = ANY (ARRAY[m.instance_key])
+        ORDER BY m.instance_key, m.message_id LIMIT p_max_rows;
     ELSIF p_part = 5 THEN
         -- Messages that no claim has routed yet: nobody has tried them.
         OPEN c FOR SELECT x.instance_id, floor(extract(epoch FROM x.visible_at) * 1000)::bigint, 0::bigint, x.kind::bigint,
@@ -1178,8 +1200,7 @@ DECLARE
     v_now      timestamptz := clock_timestamp();
     v_until    timestamptz := v_now + p_lease_ms * interval '1 millisecond';
     v_keys     bigint[] := '{}';   -- claimed by this call
-    v_locked   bigint[];
-    v_lanes    bigint[];           -- with something due
+    v_locked   bigint[]; v_lanes bigint[];   -- lanes with something due
     v_due      bigint[];
     v_ids      text[];
     v_new      text[];
@@ -1255,7 +1276,8 @@ BEGIN
                                   WHERE d.id = ANY (v_locked) ORDER BY d.n LIMIT v_want);
             END IF;
             WITH claimed AS (
-                UPDATE sf_turn t SET claim = p_claim, available_at = v_until, leased_at = v_now, lease_ms = p_lease_ms
+                UPDATE sf_turn t SET claim = p_claim, available_at = v_until, leased_at = v_now, lease_ms = p_lease_ms,
+                       superseded = t.claim, superseded_ms = t.lease_ms
                 WHERE t.instance_key = ANY (v_locked) AND (t.available_at <= v_now AND t.lane >= 0) IS TRUE
                 RETURNING t.instance_key)
             SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
@@ -1297,7 +1319,7 @@ BEGIN
                    OR i.replay_version BETWEEN p_min_version AND p_max_version
                 ON CONFLICT (instance_key) DO UPDATE
                    SET lane = excluded.lane, available_at = excluded.available_at, claim = excluded.claim,
-                       leased_at = excluded.leased_at, lease_ms = excluded.lease_ms
+                       leased_at = excluded.leased_at, lease_ms = excluded.lease_ms, superseded = t.claim, superseded_ms = t.lease_ms
                  WHERE t.claim IS NULL OR t.available_at <= v_now
                 -- A row that this call has inserted has never been locked or updated.
                 RETURNING t.instance_key, t.xmax <> 0 AS had_row)
@@ -1371,6 +1393,7 @@ DECLARE
     v_closed boolean;
     v_next   bigint;
     v_found  integer := 0;
+    v_ended  boolean := false;     -- some of them were claimed before, and their lease has ended
     v_tell   boolean;
 BEGIN
     -- A retry waits for an original that is still running.
@@ -1415,10 +1438,10 @@ BEGIN
     -- Activities without a session, locked at once: the head that others are taking is passed over.
     SELECT array_agg(c.instance_key ORDER BY c.available_at, c.work_id),
            array_agg(c.work_id ORDER BY c.available_at, c.work_id),
-           array_agg(c.available_at ORDER BY c.available_at, c.work_id)
-      INTO v_keys, v_works, v_dues
+           array_agg(c.available_at ORDER BY c.available_at, c.work_id), bool_or(c.claim <> 0)
+      INTO v_keys, v_works, v_dues, v_ended
       FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
-           SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
+           SELECT w.instance_key, w.work_id, w.available_at, w.claim FROM sf_work w
            WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at BETWEEN v_since AND v_now
            ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
     v_tell := p_known IS NOT NULL
@@ -1426,11 +1449,18 @@ BEGIN
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
         FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
+        v_ended := (SELECT true FROM unnest(v_keys, v_works) AS c(key, work_id)
+                    JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
+                    WHERE w.claim <> 0 LIMIT 1);
     ELSE
         v_keys := v_keys[1:p_limit];
         v_works := v_works[1:p_limit];
     END IF;
 
+    IF cardinality(v_keys) > 0 AND (v_ended OR EXISTS (SELECT FROM sf_suspect)) THEN
+        SELECT s.keys, s.works, s.owners INTO v_keys, v_works, v_owners
+        FROM sf_isolate_work(v_now, p_claim, v_keys, v_works, v_owners) s;
+    END IF;
     IF cardinality(v_keys) > 0 THEN
         RETURN QUERY
         WITH claimed AS (
@@ -1558,6 +1588,43 @@ BEGIN
           SELECT l.instance_key FROM sf_instance l WHERE l.instance_key = d.instance_key FOR NO KEY UPDATE) k
     WHERE i.instance_key = ANY (ARRAY[k.instance_key]);
     RETURN NULL;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_hold_messages(p_batch_id uuid, p_retain_ms bigint, p_key bigint, p_claim bigint, m_id bigint[], m_queue bytea[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+DECLARE
+    v_results bigint[] := sf_batch_open(p_batch_id, p_retain_ms, 1);
+BEGIN
+    IF v_results IS NOT NULL THEN
+        RETURN v_results;
+    END IF;
+    PERFORM FROM sf_instance i WHERE i.instance_key = p_key FOR NO KEY UPDATE;
+    IF NOT EXISTS (SELECT FROM sf_turn t WHERE t.instance_key = p_key AND t.claim = p_claim) THEN
+        v_results := ARRAY[1];
+    ELSE
+        WITH gone AS (
+            DELETE FROM sf_message s USING unnest(m_id, m_queue) AS u(message_id, queue)
+            WHERE u.queue IS NOT NULL AND s.instance_key = p_key AND s.message_id = u.message_id AND s.claim = p_claim
+            RETURNING s.message_id, u.queue, s.visible_at, s.attempt_count, s.kind, s.payload)
+        INSERT INTO sf_held (instance_key, message_id, queue, visible_at, attempt_count, kind, payload)
+        SELECT p_key, g.message_id, g.queue, g.visible_at, greatest(0, g.attempt_count - 1), g.kind, g.payload FROM gone g;
+        UPDATE sf_message s SET claim = NULL, attempt_count = greatest(0, s.attempt_count - 1)
+        FROM unnest(m_id, m_queue) AS u(message_id, queue)
+        WHERE u.queue IS NULL AND s.instance_key = p_key AND s.message_id = u.message_id AND s.claim = p_claim;
+        IF (SELECT true FROM sf_message s WHERE s.instance_key = p_key AND s.claim = p_claim LIMIT 1) IS NULL THEN
+            PERFORM sf_turn_reschedule(ARRAY[p_key], clock_timestamp());
+        END IF;
+        v_results := ARRAY[0];
+    END IF;
+    PERFORM sf_batch_close(p_batch_id, false, v_results);
+    RETURN v_results;
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_inbox_head(p_now timestamp with time zone, p_page integer, p_want integer, p_min_version bigint, p_max_version bigint, p_after_at timestamp with time zone, p_after_id bigint, p_except text[], OUT rows_seen bigint, OUT last_at timestamp with time zone, OUT last_id bigint, OUT ready text[], OUT ready_new text[], OUT dropped bigint) RETURNS record
@@ -1776,13 +1843,139 @@ CREATE FUNCTION steadfast_golden.sf_instance_detail(p_instance text) RETURNS TAB
            floor(extract(epoch FROM i.updated_at) * 1000)::bigint, i.custom_status, i.custom_status_version,
            i.replay_version,
            (SELECT count(*) FROM sf_message s WHERE s.instance_key = i.instance_key)
+             + (SELECT count(*) FROM sf_held h WHERE h.instance_key = i.instance_key)
              + (SELECT count(*) FROM sf_inbox s WHERE s.instance_id = i.instance_id),
            (SELECT ceil(extract(epoch FROM t.available_at - clock_timestamp()) * 1000)::bigint FROM sf_turn t
-            WHERE t.instance_key = i.instance_key AND t.claim IS NOT NULL)
+            WHERE t.instance_key = i.instance_key AND t.claim > 0)
     FROM sf_instance i
     LEFT JOIN sf_execution x ON x.instance_key = i.instance_key AND x.execution_id = i.execution_id
     WHERE i.instance_id = p_instance AND i.orchestration_name IS NOT NULL
 $$;
+
+CREATE FUNCTION steadfast_golden.sf_isolate(p_now timestamp with time zone, p_claim bigint, c_key bigint[], c_work bigint[], c_ended bigint[], c_lease_ms bigint[]) RETURNS TABLE(instance_key bigint, work_id bigint, off_until timestamp with time zone, unspent boolean)
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    v_claimer bigint := p_claim >> 32;
+    v_ms      interval := interval '1 millisecond';
+    v_one     bigint;              -- place of the suspect that is let through
+BEGIN
+    INSERT INTO sf_suspect AS s (instance_key, work_id, expired)
+    SELECT c.key, c.work_id, 1 FROM unnest(c_key, c_work, c_ended) AS c(key, work_id, ended)
+    WHERE c.ended > 0 ORDER BY c.key, c.work_id
+    ON CONFLICT (instance_key, work_id) DO UPDATE SET expired = s.expired + 1;
+
+    SELECT c.n INTO v_one FROM unnest(c_key, c_work, c_ended) WITH ORDINALITY AS c(key, work_id, ended, n)
+    JOIN sf_suspect s ON s.instance_key = ANY (ARRAY[c.key]) AND s.work_id = c.work_id
+    WHERE s.expired >= 3 AND (c.ended > 0) IS NOT TRUE ORDER BY c.n LIMIT 1;
+    IF v_one IS NOT NULL AND (
+        NOT pg_try_advisory_xact_lock(hashtextextended('sf_isolated', v_claimer))
+        OR EXISTS (SELECT FROM sf_isolated i WHERE i.claimer = v_claimer AND i.alone_until > p_now AND coalesce(
+               (SELECT true FROM sf_turn t WHERE i.work_id = 0 AND t.instance_key = i.instance_key AND t.claim = i.claim
+                   AND t.available_at > p_now),
+               (SELECT true FROM sf_work w WHERE w.instance_key = i.instance_key AND w.work_id = i.work_id
+                   AND w.claim = i.claim AND w.available_at > p_now), false))) THEN
+        v_one := NULL;
+    END IF;
+    IF v_one IS NOT NULL THEN
+        INSERT INTO sf_isolated AS i (claimer, instance_key, work_id, claim, alone_until)
+        SELECT v_claimer, s.instance_key, s.work_id, p_claim,
+               p_now + least(300000, greatest(c_lease_ms[v_one], 10000) * 2.0 ^ least(s.expired - 3, 20)) * v_ms
+        FROM sf_suspect s WHERE s.instance_key = c_key[v_one] AND s.work_id = c_work[v_one]
+        ON CONFLICT (claimer) DO UPDATE SET instance_key = excluded.instance_key, work_id = excluded.work_id,
+               claim = excluded.claim, alone_until = excluded.alone_until;
+    END IF;
+    RETURN QUERY
+    SELECT d.key, d.work_id, d.off_until, d.unspent FROM (
+        SELECT c.key, c.work_id,
+               CASE WHEN s.expired < 3 THEN NULL
+                    WHEN c.ended > 0 THEN p_now + v_ms * (0.5 + random() / 2)
+                         * least(300000, greatest(c.lease_ms, 100) * 2.0 ^ least(s.expired - 6, 20))
+                    WHEN c.n IS DISTINCT FROM v_one THEN p_now + v_ms * (500 + 500 * random()) END AS off_until,
+               coalesce(c.ended > 0 AND s.expired <= 3 AND EXISTS (
+                   SELECT FROM sf_isolated i JOIN sf_suspect x ON x.instance_key = i.instance_key AND x.work_id = i.work_id
+                   WHERE i.claimer = c.ended >> 32 AND (i.instance_key, i.work_id) <> (c.key, c.work_id)), false) AS unspent
+        FROM unnest(c_key, c_work, c_ended, c_lease_ms) WITH ORDINALITY AS c(key, work_id, ended, lease_ms, n)
+        JOIN sf_suspect s ON s.instance_key = ANY (ARRAY[c.key]) AND s.work_id = c.work_id) d
+    WHERE d.off_until IS NOT NULL OR d.unspent;
+
+    IF random() < 0.03 THEN
+        -- What was cancelled or deleted leaves its row behind, and who has died, his. Both tables are small.
+        DELETE FROM sf_suspect s WHERE s.ctid = ANY (ARRAY(
+            SELECT x.ctid FROM sf_suspect x
+            WHERE x.instance_key >= 0
+              AND CASE WHEN x.work_id = 0 THEN (SELECT true FROM sf_turn t WHERE t.instance_key = x.instance_key)
+                       ELSE (SELECT true FROM sf_work w WHERE w.instance_key = x.instance_key AND w.work_id = x.work_id)
+                  END IS NULL
+            ORDER BY x.instance_key, x.work_id LIMIT 64 FOR UPDATE SKIP LOCKED));
+        DELETE FROM sf_isolated i WHERE i.ctid = ANY (ARRAY(
+            SELECT x.ctid FROM sf_isolated x WHERE x.claimer >= 0 AND x.alone_until < p_now - interval '1 day'
+            ORDER BY x.claimer LIMIT 64 FOR UPDATE SKIP LOCKED));
+    END IF;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_isolate_turns(p_now timestamp with time zone, p_claim bigint, p_keys bigint[]) RETURNS bigint[]
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+DECLARE
+    v_keys    bigint[];
+    v_ended   bigint[];
+    v_leases  bigint[];
+    v_off     bigint[];
+    v_until   timestamptz[];
+    v_unspent bigint[];
+BEGIN
+    SELECT array_agg(t.instance_key ORDER BY t.instance_key), array_agg(t.superseded ORDER BY t.instance_key),
+           array_agg(coalesce(t.superseded_ms, t.lease_ms) ORDER BY t.instance_key)
+      INTO v_keys, v_ended, v_leases FROM sf_turn t WHERE t.instance_key = ANY (p_keys);
+    SELECT coalesce(array_agg(d.instance_key) FILTER (WHERE d.off_until IS NOT NULL), '{}'),
+           array_agg(d.off_until) FILTER (WHERE d.off_until IS NOT NULL),
+           coalesce(array_agg(d.instance_key) FILTER (WHERE d.unspent), '{}')
+      INTO v_off, v_until, v_unspent
+      FROM sf_isolate(p_now, p_claim, v_keys, array_fill(0::bigint, ARRAY[cardinality(v_keys)]), v_ended, v_leases) d;
+    UPDATE sf_message s
+       SET attempt_count = CASE WHEN s.instance_key = ANY (v_unspent) THEN greatest(0, s.attempt_count - 1)
+                                ELSE s.attempt_count END,
+           claim = CASE WHEN s.instance_key = ANY (v_off) THEN NULL ELSE s.claim END
+    FROM unnest(v_keys, v_ended) AS c(key, ended)
+    WHERE c.ended > 0 AND c.key = ANY (v_off || v_unspent)
+      AND s.instance_key = ANY (ARRAY[c.key]) AND s.claim = c.ended;
+    UPDATE sf_turn t SET claim = -1, available_at = o.until,
+           lease_ms = coalesce(t.superseded_ms, t.lease_ms)
+    FROM unnest(v_off, v_until) AS o(key, until) WHERE t.instance_key = ANY (ARRAY[o.key]);
+    RETURN ARRAY(SELECT k.id FROM unnest(p_keys) AS k(id) WHERE NOT k.id = ANY (v_off));
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_isolate_work(p_now timestamp with time zone, p_claim bigint, p_keys bigint[], p_works bigint[], p_owners bytea[], OUT keys bigint[], OUT works bigint[], OUT owners bytea[]) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+DECLARE
+    v_ended  bigint[];
+    v_leases bigint[];
+    v_off    bigint[];
+BEGIN
+    SELECT array_agg(w.claim ORDER BY c.n), array_agg(coalesce(w.lease_ms, 0) ORDER BY c.n) INTO v_ended, v_leases
+    FROM unnest(p_keys, p_works) WITH ORDINALITY AS c(key, work_id, n)
+    JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id;
+    WITH judged AS MATERIALIZED (
+        SELECT * FROM sf_isolate(p_now, p_claim, p_keys, p_works, v_ended, v_leases)
+    ), changed AS (
+        -- Put off, it is as if it had been given back with a delay.
+        UPDATE sf_work w
+           SET claim = CASE WHEN j.off_until IS NULL THEN w.claim ELSE 0 END,
+               available_at = coalesce(j.off_until, w.available_at),
+               attempt_count = CASE WHEN j.unspent THEN greatest(0, w.attempt_count - 1) ELSE w.attempt_count END
+        FROM judged j WHERE w.instance_key = ANY (ARRAY[j.instance_key]) AND w.work_id = j.work_id)
+    SELECT coalesce(array_agg(j.work_id) FILTER (WHERE j.off_until IS NOT NULL), '{}') INTO v_off FROM judged j;
+    SELECT array_agg(c.key ORDER BY c.n), array_agg(c.work_id ORDER BY c.n), array_agg(c.owner ORDER BY c.n)
+      INTO keys, works, owners
+      FROM unnest(p_keys, p_works, p_owners) WITH ORDINALITY AS c(key, work_id, owner, n)
+     WHERE NOT c.work_id = ANY (v_off);
+END $$;
 
 CREATE FUNCTION steadfast_golden.sf_list_children(p_instance text, p_deep boolean) RETURNS TABLE(instance_id text)
     LANGUAGE plpgsql STABLE
@@ -2077,7 +2270,7 @@ BEGIN
     RETURN QUERY
     SELECT 'orchestrator'::text, count(*) FILTER (WHERE NOT m.leased AND m.at <= v_now),
            count(*) FILTER (WHERE NOT m.leased AND m.at > v_now), count(*) FILTER (WHERE m.leased),
-           (SELECT count(*) FROM sf_turn t WHERE t.claim IS NOT NULL AND t.available_at > v_now),
+           (SELECT count(*) FROM sf_turn t WHERE t.claim > 0 AND t.available_at > v_now),
            floor(extract(epoch FROM v_now - min(m.at) FILTER (WHERE NOT m.leased AND m.at <= v_now)) * 1000)::bigint,
            ceil(extract(epoch FROM min(m.at) FILTER (WHERE NOT m.leased AND m.at > v_now) - v_now) * 1000)::bigint
     FROM (SELECT x.visible_at AS at, false AS leased FROM sf_inbox x
@@ -2136,6 +2329,46 @@ BEGIN
                   AND e.event_id > CASE WHEN x.partial THEN r.event_id ELSE -1 END
                 WINDOW w AS (ORDER BY e.event_id)) a
             WHERE a.bytes_before < p_max_bytes) b) page;
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_release_held(p_results bigint[], o_key bigint[], o_execution bigint[], o_status text[], e_op integer[], e_kind smallint[]) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    AS $$
+BEGIN
+    DELETE FROM sf_held h USING unnest(o_key, o_status) WITH ORDINALITY AS o(key, status, op)
+    WHERE p_results[o.op] = 0 AND o.status IN ('Completed', 'Failed') AND h.instance_key = ANY (ARRAY[o.key]);
+    WITH moved AS (
+        SELECT o.key, greatest(0, 100 - n.unread - m.pending) AS room
+        FROM unnest(o_key, o_execution) WITH ORDINALITY AS o(key, execution_id, op)
+        CROSS JOIN LATERAL (
+            -- All queues together: what a queue is waited for counts as room, which is never too little.
+            SELECT count(*) FILTER (WHERE e.kind IN (41, 42)) - count(*) FILTER (WHERE e.kind = 40) AS unread
+            FROM sf_event e WHERE e.instance_key = o.key AND e.execution_id = o.execution_id) n
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS pending FROM sf_message s WHERE s.instance_key = o.key AND s.kind = 3) m
+        WHERE p_results[o.op] = 0
+          AND o.op IN (SELECT e.op FROM unnest(e_op, e_kind) AS e(op, kind) WHERE e.kind IN (4, 40, 41))
+          AND (SELECT true FROM sf_held h WHERE h.instance_key = o.key LIMIT 1)
+    ), chosen AS (
+        SELECT v.key, c.message_id FROM moved v CROSS JOIN LATERAL (
+            (SELECT h.message_id FROM sf_held h WHERE h.instance_key = v.key
+             ORDER BY h.message_id LIMIT least(v.room, 1000))
+            UNION
+            (WITH RECURSIVE heads AS (
+                (SELECT h.queue, h.message_id FROM sf_held h WHERE h.instance_key = v.key
+                 ORDER BY h.queue, h.message_id LIMIT 1)
+                UNION ALL
+                SELECT x.queue, x.message_id FROM heads d CROSS JOIN LATERAL (
+                    SELECT h.queue, h.message_id FROM sf_held h WHERE h.instance_key = v.key AND h.queue > d.queue
+                    ORDER BY h.queue, h.message_id LIMIT 1) x)
+             SELECT d.message_id FROM heads d)) c
+    ), gone AS (
+        DELETE FROM sf_held h USING chosen c
+        WHERE h.instance_key = ANY (ARRAY[c.key]) AND h.message_id = c.message_id
+        RETURNING h.*)
+    INSERT INTO sf_message (instance_key, message_id, visible_at, attempt_count, kind, payload)
+    SELECT g.instance_key, g.message_id, g.visible_at, g.attempt_count, g.kind, g.payload FROM gone g;
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_renew_orchestration_item_lock(p_wait boolean, o_key bigint[], o_claim bigint[], o_extend_ms bigint[]) RETURNS bigint[]
@@ -2251,6 +2484,14 @@ DECLARE
     v_empty  bigint[];
     v_again  boolean := p_again;
 BEGIN
+    IF p_again AND (
+        (SELECT true FROM sf_turn t WHERE t.instance_key = ANY (p_keys) AND t.superseded IS NOT NULL LIMIT 1)
+        OR EXISTS (SELECT FROM sf_suspect)) THEN
+        p_keys := sf_isolate_turns(p_now, p_claim, p_keys);
+        IF cardinality(p_keys) = 0 THEN
+            RETURN p_keys;
+        END IF;
+    END IF;
     IF p_again THEN
         WITH again AS MATERIALIZED (
             SELECT k.id AS instance_key, b.message_id FROM unnest(p_keys) AS k(id) CROSS JOIN LATERAL (
@@ -2491,7 +2732,7 @@ DECLARE
     v_now timestamptz := clock_timestamp();
 BEGIN
     SELECT count(*), coalesce(ceil(extract(epoch FROM max(l.until) - v_now) * 1000)::bigint, 0) INTO leases, longest_ms
-    FROM (SELECT t.available_at AS until FROM sf_turn t WHERE t.claim IS NOT NULL AND t.available_at > v_now
+    FROM (SELECT t.available_at AS until FROM sf_turn t WHERE t.claim > 0 AND t.available_at > v_now
           UNION ALL
           SELECT w.available_at FROM sf_work w WHERE w.claim <> 0 AND w.available_at > v_now
           UNION ALL
@@ -2756,6 +2997,17 @@ CREATE SEQUENCE steadfast_golden.sf_feed_pending_id
 
 ALTER SEQUENCE steadfast_golden.sf_feed_pending_id OWNED BY steadfast_golden.sf_feed_pending_0.pending_id;
 
+CREATE TABLE steadfast_golden.sf_held (
+    instance_key bigint NOT NULL,
+    message_id bigint NOT NULL,
+    queue bytea NOT NULL,
+    visible_at timestamp with time zone NOT NULL,
+    attempt_count integer NOT NULL,
+    kind smallint NOT NULL,
+    payload bytea NOT NULL
+)
+WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='5000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='10000000');
+
 CREATE TABLE steadfast_golden.sf_instance (
     instance_key bigint NOT NULL,
     instance_id text NOT NULL COLLATE pg_catalog."C",
@@ -2824,6 +3076,15 @@ CREATE VIEW steadfast_golden.sf_instances AS
    FROM (steadfast_golden.sf_instance i
      LEFT JOIN steadfast_golden.sf_execution x ON (((x.instance_key = i.instance_key) AND (x.execution_id = i.execution_id))))
   WHERE (i.orchestration_name IS NOT NULL);
+
+CREATE TABLE steadfast_golden.sf_isolated (
+    claimer bigint NOT NULL,
+    instance_key bigint NOT NULL,
+    work_id bigint NOT NULL,
+    claim bigint NOT NULL,
+    alone_until timestamp with time zone NOT NULL
+)
+WITH (fillfactor='75');
 
 CREATE TABLE steadfast_golden.sf_kv (
     instance_key bigint NOT NULL,
@@ -2913,13 +3174,22 @@ CREATE TABLE steadfast_golden.sf_session (
 )
 WITH (fillfactor='75');
 
+CREATE TABLE steadfast_golden.sf_suspect (
+    instance_key bigint NOT NULL,
+    work_id bigint NOT NULL,
+    expired integer NOT NULL
+)
+WITH (fillfactor='75');
+
 CREATE TABLE steadfast_golden.sf_turn (
     instance_key bigint NOT NULL,
     lane bigint NOT NULL,
     available_at timestamp with time zone NOT NULL,
     claim bigint,
     leased_at timestamp with time zone,
-    lease_ms bigint
+    lease_ms bigint,
+    superseded bigint,
+    superseded_ms bigint
 )
 WITH (fillfactor='70', autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='2000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='10000000');
 
@@ -2959,6 +3229,9 @@ ALTER TABLE ONLY steadfast_golden.sf_feed_pending_1
 ALTER TABLE ONLY steadfast_golden.sf_feed
     ADD CONSTRAINT sf_feed_pkey PRIMARY KEY (last_sequence);
 
+ALTER TABLE ONLY steadfast_golden.sf_held
+    ADD CONSTRAINT sf_held_pkey PRIMARY KEY (instance_key, message_id);
+
 ALTER TABLE ONLY steadfast_golden.sf_inbox
     ADD CONSTRAINT sf_inbox_pkey PRIMARY KEY (instance_id, visible_at, message_id);
 
@@ -2967,6 +3240,9 @@ ALTER TABLE ONLY steadfast_golden.sf_instance
 
 ALTER TABLE ONLY steadfast_golden.sf_instance
     ADD CONSTRAINT sf_instance_pkey PRIMARY KEY (instance_key);
+
+ALTER TABLE ONLY steadfast_golden.sf_isolated
+    ADD CONSTRAINT sf_isolated_pkey PRIMARY KEY (claimer);
 
 ALTER TABLE ONLY steadfast_golden.sf_kv
     ADD CONSTRAINT sf_kv_pkey PRIMARY KEY (instance_key, key_id);
@@ -2983,6 +3259,9 @@ ALTER TABLE ONLY steadfast_golden.sf_quarantine
 ALTER TABLE ONLY steadfast_golden.sf_session
     ADD CONSTRAINT sf_session_pkey PRIMARY KEY (session_key);
 
+ALTER TABLE ONLY steadfast_golden.sf_suspect
+    ADD CONSTRAINT sf_suspect_pkey PRIMARY KEY (instance_key, work_id);
+
 ALTER TABLE ONLY steadfast_golden.sf_turn
     ADD CONSTRAINT sf_turn_pkey PRIMARY KEY (instance_key);
 
@@ -2990,6 +3269,8 @@ ALTER TABLE ONLY steadfast_golden.sf_work
     ADD CONSTRAINT sf_work_pkey PRIMARY KEY (instance_key, work_id);
 
 CREATE INDEX sf_batch_expiry ON steadfast_golden.sf_batch USING btree (expires_at);
+
+CREATE INDEX sf_held_queue ON steadfast_golden.sf_held USING btree (instance_key, queue, message_id);
 
 CREATE INDEX sf_inbox_due ON steadfast_golden.sf_inbox USING btree (visible_at, message_id);
 

@@ -221,7 +221,7 @@ impl HistoryCache {
     }
 }
 
-/// A random number of 63 bits: no two claims or processes share one.
+/// A random number of 63 bits: no two caches share one.
 pub(crate) fn random_id() -> i64 {
     (uuid::Uuid::new_v4().as_u64_pair().0 >> 1).max(1) as i64
 }

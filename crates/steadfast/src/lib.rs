@@ -18,6 +18,8 @@ mod group;
 mod history_cache;
 pub mod inspect;
 mod item;
+#[cfg(any(feature = "postgres", feature = "embedded"))]
+mod mailbox;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "postgres", feature = "embedded"))]

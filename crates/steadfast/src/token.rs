@@ -1,11 +1,30 @@
 //! Lock tokens: which row a claim holds, and the claim's number, which fences it.
 //!
-//! Invariant: a token names one claim. Claim numbers are random and 63 bits wide, row keys are never used again,
-//! so no later claim of the same row answers to an old token.
+//! Invariant: a token names one claim. The high half of a claim's number is random and names the process, the low half
+//! counts from a random start; row keys are never used again. So no later claim of the same row answers to an old token,
+//! and what was claimed by one process can be told from the rest.
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
+
+/// A number for a claim that no other one has, in this process or another.
+pub(crate) fn new_claim() -> i64 {
+    static PROCESS: LazyLock<(i64, AtomicU32)> = LazyLock::new(|| {
+        let random = uuid::Uuid::new_v4().as_u128();
+        let process = i64::from((random >> 96) as u32 >> 1).max(1);
+        (process << 32, AtomicU32::new(random as u32))
+    });
+    PROCESS.0 | i64::from(PROCESS.1.fetch_add(1, Ordering::Relaxed))
+}
+
+/// Which process a claim belongs to.
+#[cfg(feature = "embedded")]
+pub(crate) fn claimer(claim: i64) -> i64 {
+    claim >> 32
+}
 
 /// The claim of an instance for one turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +123,13 @@ fn numbers(text: &str, kind: &str) -> Result<[i64; 4], InvalidToken> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn claims_of_a_process_differ_and_name_it() {
+        let (a, b) = (new_claim(), new_claim());
+        assert!(a > 0 && b > 0 && a != b);
+        assert_eq!(a >> 32, b >> 32);
+    }
 
     proptest! {
         #[test]

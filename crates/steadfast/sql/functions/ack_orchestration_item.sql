@@ -124,6 +124,12 @@ BEGIN
                  AS m(instance_id, op, visible_ms, kind, payload, n)
             WHERE v_results[m.op] = 0 ORDER BY m.n;
         END IF;
+        IF (SELECT true FROM sf_held h WHERE h.instance_key = ANY (v_done) LIMIT 1) THEN
+            PERFORM sf_release_held(v_results, o_key, o_execution, o_status, e_op, e_kind);
+        END IF;
+        IF EXISTS (SELECT FROM sf_suspect) THEN
+            DELETE FROM sf_suspect s WHERE s.instance_key = ANY (v_done) AND s.work_id = 0;
+        END IF;
         PERFORM sf_turn_reschedule(v_done, v_now);
         IF cardinality(p_feed) > 0 THEN PERFORM sf_feed_append(v_now, v_results, o_key, o_execution, e_op, e_event, p_feed); END IF;
     END IF;

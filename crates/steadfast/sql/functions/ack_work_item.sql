@@ -50,6 +50,10 @@ BEGIN
         WHERE v_results[o.op] = 0 AND w.instance_key = ANY (ARRAY[o.key]) AND w.work_id = o.work_id
         RETURNING w.session_key)
     SELECT array_agg(DISTINCT d.session_key) FILTER (WHERE d.session_key IS NOT NULL) INTO v_sessions FROM done d;
+    IF EXISTS (SELECT FROM sf_suspect) THEN
+        DELETE FROM sf_suspect s USING unnest(o_key, o_work) WITH ORDINALITY AS o(key, work_id, op)
+        WHERE v_results[o.op] = 0 AND s.instance_key = ANY (ARRAY[o.key]) AND s.work_id = o.work_id;
+    END IF;
     IF v_sessions IS NOT NULL THEN
         PERFORM sf_touch_sessions(v_sessions, v_now);
     END IF;

@@ -3,7 +3,7 @@
 -- One that is leased, or that the caller may not run, is passed over: the end of its lease is told by its ack.
 --
 -- Called by: op/fetch_orchestration_item.rs, behind sf_ack_work_item in one statement.
--- Locks: batch id; instance rows by key ascending, never waiting.
+-- Locks: batch id; instance rows by key ascending, never waiting; what sf_isolate locks.
 -- Hints: none.  Errors: none of its own.
 CREATE OR REPLACE FUNCTION sf_claim_instances(
     p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint,
@@ -44,7 +44,7 @@ BEGIN
            OR i.replay_version BETWEEN p_min_version AND p_max_version
         ON CONFLICT (instance_key) DO UPDATE
            SET lane = excluded.lane, available_at = excluded.available_at, claim = excluded.claim,
-               leased_at = excluded.leased_at, lease_ms = excluded.lease_ms
+               leased_at = excluded.leased_at, lease_ms = excluded.lease_ms, superseded = t.claim, superseded_ms = t.lease_ms
          WHERE t.claim IS NULL OR t.available_at <= v_now
         -- A row that this call has inserted has never been locked or updated.
         RETURNING t.instance_key, t.xmax <> 0 AS had_row)

@@ -51,6 +51,10 @@ BEGIN
     DELETE FROM sf_message s WHERE s.instance_key = ANY (v_keys);
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_messages := v_messages + v_count;
+    DELETE FROM sf_suspect s WHERE s.instance_key = ANY (v_keys);
+    DELETE FROM sf_held h WHERE h.instance_key = ANY (v_keys);
+    GET DIAGNOSTICS v_count = ROW_COUNT;
+    v_messages := v_messages + v_count;
     DELETE FROM sf_work w WHERE w.instance_key = ANY (v_keys);
     GET DIAGNOSTICS v_count = ROW_COUNT;
     v_messages := v_messages + v_count;

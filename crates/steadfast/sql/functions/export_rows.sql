@@ -43,8 +43,16 @@ BEGIN
         OPEN c FOR SELECT i.instance_id, floor(extract(epoch FROM m.visible_at) * 1000)::bigint, m.attempt_count::bigint,
             m.kind::bigint, NULL::bigint, NULL::bigint, m.message_id, m.payload, NULL::bytea, NULL::bytea, NULL::bytea,
             NULL::bytea, m.instance_key, m.message_id, 0::bigint, ''::bytea
-        FROM sf_message m JOIN sf_instance i USING (instance_key)
-        WHERE (m.instance_key, m.message_id) > (p_1, p_2) ORDER BY m.instance_key, m.message_id LIMIT p_max_rows;
+        -- Held or not: the target holds what it must.
+        FROM (SELECT a.* FROM (SELECT s.instance_key, s.message_id, s.visible_at, s.attempt_count, s.kind, s.payload
+                               FROM sf_message s WHERE (s.instance_key, s.message_id) > (p_1, p_2)
+                               ORDER BY s.instance_key, s.message_id LIMIT p_max_rows) a
+              UNION ALL
+              SELECT b.* FROM (SELECT h.instance_key, h.message_id, h.visible_at, h.attempt_count, h.kind, h.payload
+                               FROM sf_held h WHERE (h.instance_key, h.message_id) > (p_1, p_2)
+                               ORDER BY h.instance_key, h.message_id LIMIT p_max_rows) b) m
+        JOIN sf_instance i ON i.instance_key = ANY (ARRAY[m.instance_key])
+        ORDER BY m.instance_key, m.message_id LIMIT p_max_rows;
     ELSIF p_part = 5 THEN
         -- Messages that no claim has routed yet: nobody has tried them.
         OPEN c FOR SELECT x.instance_id, floor(extract(epoch FROM x.visible_at) * 1000)::bigint, 0::bigint, x.kind::bigint,

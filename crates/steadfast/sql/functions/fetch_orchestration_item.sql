@@ -12,7 +12,7 @@
 --
 -- Called by: op/fetch_orchestration_item.rs.
 -- Locks: batch id; instance rows by key ascending, never waiting (a row held elsewhere is passed over and
---        `busy` says so); start messages of new instances, never waiting.
+--        `busy` says so); start messages of new instances, never waiting; what sf_isolate locks.
 -- Hints: none.  Errors: none of its own.
 CREATE OR REPLACE FUNCTION sf_fetch_orchestration_item(
     p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint,
@@ -30,8 +30,7 @@ DECLARE
     v_now      timestamptz := clock_timestamp();
     v_until    timestamptz := v_now + p_lease_ms * interval '1 millisecond';
     v_keys     bigint[] := '{}';   -- claimed by this call
-    v_locked   bigint[];
-    v_lanes    bigint[];           -- with something due
+    v_locked   bigint[]; v_lanes bigint[];   -- lanes with something due
     v_due      bigint[];
     v_ids      text[];
     v_new      text[];
@@ -107,7 +106,8 @@ BEGIN
                                   WHERE d.id = ANY (v_locked) ORDER BY d.n LIMIT v_want);
             END IF;
             WITH claimed AS (
-                UPDATE sf_turn t SET claim = p_claim, available_at = v_until, leased_at = v_now, lease_ms = p_lease_ms
+                UPDATE sf_turn t SET claim = p_claim, available_at = v_until, leased_at = v_now, lease_ms = p_lease_ms,
+                       superseded = t.claim, superseded_ms = t.lease_ms
                 WHERE t.instance_key = ANY (v_locked) AND (t.available_at <= v_now AND t.lane >= 0) IS TRUE
                 RETURNING t.instance_key)
             SELECT v_keys || coalesce(array_agg(c.instance_key), '{}') INTO v_keys FROM claimed c;
@@ -149,7 +149,7 @@ BEGIN
                    OR i.replay_version BETWEEN p_min_version AND p_max_version
                 ON CONFLICT (instance_key) DO UPDATE
                    SET lane = excluded.lane, available_at = excluded.available_at, claim = excluded.claim,
-                       leased_at = excluded.leased_at, lease_ms = excluded.lease_ms
+                       leased_at = excluded.leased_at, lease_ms = excluded.lease_ms, superseded = t.claim, superseded_ms = t.lease_ms
                  WHERE t.claim IS NULL OR t.available_at <= v_now
                 -- A row that this call has inserted has never been locked or updated.
                 RETURNING t.instance_key, t.xmax <> 0 AS had_row)

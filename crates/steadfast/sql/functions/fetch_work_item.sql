@@ -14,7 +14,7 @@
 -- p_cache_owner: the caller's history cache; `cached` says that it holds the whole history of the instance.
 --
 -- Called by: op/fetch_work_item.rs.
--- Locks: batch id; session rows by key ascending, then work rows, never waiting.
+-- Locks: batch id; session rows by key ascending, then work rows, never waiting; what sf_isolate locks.
 -- Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_fetch_work_item(
     p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[],
@@ -41,6 +41,7 @@ DECLARE
     v_closed boolean;
     v_next   bigint;
     v_found  integer := 0;
+    v_ended  boolean := false;     -- some of them were claimed before, and their lease has ended
     v_tell   boolean;
 BEGIN
     -- A retry waits for an original that is still running.
@@ -85,10 +86,10 @@ BEGIN
     -- Activities without a session, locked at once: the head that others are taking is passed over.
     SELECT array_agg(c.instance_key ORDER BY c.available_at, c.work_id),
            array_agg(c.work_id ORDER BY c.available_at, c.work_id),
-           array_agg(c.available_at ORDER BY c.available_at, c.work_id)
-      INTO v_keys, v_works, v_dues
+           array_agg(c.available_at ORDER BY c.available_at, c.work_id), bool_or(c.claim <> 0)
+      INTO v_keys, v_works, v_dues, v_ended
       FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
-           SELECT w.instance_key, w.work_id, w.available_at FROM sf_work w
+           SELECT w.instance_key, w.work_id, w.available_at, w.claim FROM sf_work w
            WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at BETWEEN v_since AND v_now
            ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
     v_tell := p_known IS NOT NULL
@@ -96,11 +97,18 @@ BEGIN
     IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
         SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
         FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
+        v_ended := (SELECT true FROM unnest(v_keys, v_works) AS c(key, work_id)
+                    JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
+                    WHERE w.claim <> 0 LIMIT 1);
     ELSE
         v_keys := v_keys[1:p_limit];
         v_works := v_works[1:p_limit];
     END IF;
 
+    IF cardinality(v_keys) > 0 AND (v_ended OR EXISTS (SELECT FROM sf_suspect)) THEN
+        SELECT s.keys, s.works, s.owners INTO v_keys, v_works, v_owners
+        FROM sf_isolate_work(v_now, p_claim, v_keys, v_works, v_owners) s;
+    END IF;
     IF cardinality(v_keys) > 0 THEN
         RETURN QUERY
         WITH claimed AS (

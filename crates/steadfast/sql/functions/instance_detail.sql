@@ -12,9 +12,10 @@ LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
            floor(extract(epoch FROM i.updated_at) * 1000)::bigint, i.custom_status, i.custom_status_version,
            i.replay_version,
            (SELECT count(*) FROM sf_message s WHERE s.instance_key = i.instance_key)
+             + (SELECT count(*) FROM sf_held h WHERE h.instance_key = i.instance_key)
              + (SELECT count(*) FROM sf_inbox s WHERE s.instance_id = i.instance_id),
            (SELECT ceil(extract(epoch FROM t.available_at - clock_timestamp()) * 1000)::bigint FROM sf_turn t
-            WHERE t.instance_key = i.instance_key AND t.claim IS NOT NULL)
+            WHERE t.instance_key = i.instance_key AND t.claim > 0)
     FROM sf_instance i
     LEFT JOIN sf_execution x ON x.instance_key = i.instance_key AND x.execution_id = i.execution_id
     WHERE i.instance_id = p_instance AND i.orchestration_name IS NOT NULL

@@ -14,7 +14,7 @@ BEGIN
     RETURN QUERY
     SELECT 'orchestrator'::text, count(*) FILTER (WHERE NOT m.leased AND m.at <= v_now),
            count(*) FILTER (WHERE NOT m.leased AND m.at > v_now), count(*) FILTER (WHERE m.leased),
-           (SELECT count(*) FROM sf_turn t WHERE t.claim IS NOT NULL AND t.available_at > v_now),
+           (SELECT count(*) FROM sf_turn t WHERE t.claim > 0 AND t.available_at > v_now),
            floor(extract(epoch FROM v_now - min(m.at) FILTER (WHERE NOT m.leased AND m.at <= v_now)) * 1000)::bigint,
            ceil(extract(epoch FROM min(m.at) FILTER (WHERE NOT m.leased AND m.at > v_now) - v_now) * 1000)::bigint
     FROM (SELECT x.visible_at AS at, false AS leased FROM sf_inbox x

@@ -1,10 +1,10 @@
 -- sf_route_claimed: hands the claimed instances their due messages: those routed before (counting one more
 -- attempt), then those still in the inbox, in order of arrival, up to p_max_messages and p_max_bytes each;
 -- starts come along whatever waits before them, for without them the rest means nothing.
--- Returns the instances that have any; the others are no longer scheduled.
+-- Returns the instances that have any; the others are no longer scheduled, or put off (sf_isolate_turns).
 -- p_again: some of them may have messages that were routed before.
 -- Called by: sf_fetch_orchestration_item, with the instance rows locked.
--- Locks: inbox rows, never waiting.
+-- Locks: inbox rows, never waiting; what sf_isolate locks.
 -- Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_route_claimed(
     p_keys bigint[], p_again boolean, p_claim bigint, p_now timestamptz, p_max_messages integer, p_max_bytes bigint)
@@ -16,6 +16,14 @@ DECLARE
     v_empty  bigint[];
     v_again  boolean := p_again;
 BEGIN
+    IF p_again AND (
+        (SELECT true FROM sf_turn t WHERE t.instance_key = ANY (p_keys) AND t.superseded IS NOT NULL LIMIT 1)
+        OR EXISTS (SELECT FROM sf_suspect)) THEN
+        p_keys := sf_isolate_turns(p_now, p_claim, p_keys);
+        IF cardinality(p_keys) = 0 THEN
+            RETURN p_keys;
+        END IF;
+    END IF;
     IF p_again THEN
         WITH again AS MATERIALIZED (
             SELECT k.id AS instance_key, b.message_id FROM unnest(p_keys) AS k(id) CROSS JOIN LATERAL (

@@ -8,7 +8,7 @@ DECLARE
     v_now timestamptz := clock_timestamp();
 BEGIN
     SELECT count(*), coalesce(ceil(extract(epoch FROM max(l.until) - v_now) * 1000)::bigint, 0) INTO leases, longest_ms
-    FROM (SELECT t.available_at AS until FROM sf_turn t WHERE t.claim IS NOT NULL AND t.available_at > v_now
+    FROM (SELECT t.available_at AS until FROM sf_turn t WHERE t.claim > 0 AND t.available_at > v_now
           UNION ALL
           SELECT w.available_at FROM sf_work w WHERE w.claim <> 0 AND w.available_at > v_now
           UNION ALL

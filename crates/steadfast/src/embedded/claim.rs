@@ -3,6 +3,7 @@
 //! Invariants: a claim reads an index in order of due time and stops at its limit, so that leased, delayed, foreign and
 //! incompatible rows cost nothing; the attempt is counted in the commit that precedes the hand-over.
 
+pub(crate) mod isolation;
 pub(crate) mod work;
 
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use duroxide::Event;
 
+use self::isolation::{Isolation, Item};
 use super::error::StoreError;
 use super::op::schedule::{UNSEEN, UNSTARTED, place};
 use super::transaction::Tx;
@@ -66,6 +68,7 @@ pub(crate) fn turns(
 ) -> Result<Looked<RawTurn>, StoreError> {
     examine_unseen(tx)?;
     let lanes = lanes(tx, group)?;
+    let mut isolation = Isolation::new(tx, claim)?;
     let mut items = Vec::with_capacity(want);
     while items.len() < want {
         let due = due(tx, &lanes, want - items.len())?;
@@ -73,6 +76,9 @@ pub(crate) fn turns(
             break;
         }
         for key in due {
+            if put_off(tx, &mut isolation, key)? {
+                continue;
+            }
             if let Some(turn) = take(tx, cache, group, claim, key)? {
                 items.push((None, turn));
             }
@@ -178,6 +184,42 @@ pub(crate) fn delay(tx: &Tx<'_>, at: i64) -> Duration {
 /// A lease lasts at least a moment, so that what was claimed is not due again within the same look.
 pub(crate) fn until(tx: &Tx<'_>, lease_ms: i64) -> i64 {
     tx.now.saturating_add(lease_ms.max(1))
+}
+
+/// Counts an attempt that ended with its lease, and puts the instance off if it is to be kept apart.
+fn put_off(tx: &mut Tx<'_>, isolation: &mut Isolation, key: i64) -> Result<bool, StoreError> {
+    let held: Option<(Option<i64>, Option<i64>)> = tx.one(
+        "SELECT claim, lease_ms FROM sf_turn WHERE instance_key = ?1",
+        [key],
+        |row| Ok((row.get(0)?, row.get(1)?)),
+    )?;
+    let (ended, lease_ms) = held.unwrap_or_default();
+    let item = Item {
+        instance_key: key,
+        work_id: 0,
+        ended: ended.filter(|claim| *claim > 0),
+        lease_ms: lease_ms.unwrap_or(0),
+    };
+    let Some(verdict) = isolation.judge(tx, item)? else {
+        return Ok(false);
+    };
+    if let Some(ended) = item.ended {
+        tx.execute(
+            "UPDATE sf_message SET claim = NULL, attempt_count = max(0, attempt_count - ?3)
+             WHERE instance_key = ?1 AND claim = ?2",
+            (key, ended, i64::from(verdict.unspent)),
+        )?;
+    }
+    let Some(until) = verdict.off_until else {
+        return Ok(false);
+    };
+    // As if somebody had it: nobody's claim.
+    tx.execute(
+        "UPDATE sf_turn SET claim = -1, available_at = ?2 WHERE instance_key = ?1",
+        (key, until),
+    )?;
+    tx.turn_at(until);
+    Ok(true)
 }
 
 /// Claims one due instance; `None` when none of its messages can be taken after all.

@@ -13,6 +13,7 @@ use crate::fault::Faults;
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (1, "0001_store", include_str!("../../sql/embedded/0001_store.sql")),
     (2, "0002_feed", include_str!("../../sql/embedded/0002_feed.sql")),
+    (3, "0003_apart", include_str!("../../sql/embedded/0003_apart.sql")),
 ];
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS sf_ledger (

@@ -22,8 +22,7 @@ use super::transaction::{Effects, Tx};
 use super::waiting::{Started, Waiting};
 use crate::fault::When;
 use crate::group::{TurnGroup, WorkGroup};
-use crate::history_cache::random_id;
-use crate::token::WorkToken;
+use crate::token::{WorkToken, new_claim};
 
 /// Shortest and longest pause after trouble of the whole file.
 const TROUBLE_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
@@ -365,10 +364,10 @@ fn note(turns: &mut Waiting<TurnGroup, (), RawTurn>, work: &mut Waiting<WorkGrou
 fn claim_all(store: &Store, tx: &mut Tx<'_>, brought: &mut Brought) -> Result<(), StoreError> {
     for (started, looked) in &mut brought.turns {
         let (group, want) = (&started.look.group, started.seats.len());
-        *looked = claim::turns(tx, &mut store.cache(), group, random_id(), want)?;
+        *looked = claim::turns(tx, &mut store.cache(), group, new_claim(), want)?;
     }
     for (started, looked) in &mut brought.work {
-        *looked = claim_work::claim(tx, &started.look.group, &started.seats, random_id())?;
+        *looked = claim_work::claim(tx, &started.look.group, &started.seats, new_claim())?;
     }
     Ok(())
 }

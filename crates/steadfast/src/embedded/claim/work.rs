@@ -3,6 +3,7 @@
 //! Invariants: as in `claim.rs`; a session's activities go to the worker that holds the session, and sessions that others
 //! hold are never looked into.
 
+use super::isolation::{Isolation, Item};
 use super::{Looked, delay, until};
 use crate::embedded::error::StoreError;
 use crate::embedded::transaction::Tx;
@@ -18,8 +19,8 @@ pub(crate) struct RawWork {
     pub(crate) payload: Vec<u8>,
 }
 
-/// An activity that may be taken: due time, id and instance.
-type Head = (i64, i64, i64);
+/// An activity that may be taken: due time, id, instance, the claim that ended with its lease, and that lease.
+type Head = (i64, i64, i64, Option<i64>, Option<i64>);
 
 /// The session that an activity belongs to, and whether it must be taken first.
 type Offer = (Head, Option<Vec<u8>>);
@@ -31,13 +32,16 @@ pub(crate) fn claim(
     owners: &[Vec<u8>],
     claim: i64,
 ) -> Result<Looked<RawWork>, StoreError> {
-    let mut free = heads(tx, group, None, owners.len())?.into_iter().peekable();
+    let mut isolation = Isolation::new(tx, claim)?;
+    let mut free = heads(tx, group, &mut isolation, None, owners.len())?
+        .into_iter()
+        .peekable();
     let sessions = group.session_lease_ms.is_some()
         && tx
             .one("SELECT 1 FROM sf_session LIMIT 1", [], |row| row.get::<_, i64>(0))?
             .is_some();
     let mut unowned = if sessions {
-        unowned(tx, group, owners.len())?
+        unowned(tx, group, &mut isolation, owners.len())?
     } else {
         Vec::new()
     };
@@ -45,7 +49,7 @@ pub(crate) fn claim(
     for (seat, owner) in owners.iter().enumerate() {
         let mut best: Option<Offer> = None;
         if sessions {
-            best = owned(tx, group, owner)?;
+            best = owned(tx, group, &mut isolation, owner)?;
             if let Some((head, session)) = unowned.first()
                 && best.as_ref().is_none_or(|b| *head < b.0)
             {
@@ -79,21 +83,77 @@ pub(crate) fn claim(
     Ok(Looked { items, next_due })
 }
 
-/// The first due activities of the tags that the group takes: without a session, or of one.
-fn heads(tx: &Tx<'_>, group: &WorkGroup, session: Option<&[u8]>, want: usize) -> Result<Vec<Head>, StoreError> {
+/// The first due activities of the tags that the group takes, as far as they are not to be put off: without a session, or
+/// of one.
+fn heads(
+    tx: &mut Tx<'_>,
+    group: &WorkGroup,
+    isolation: &mut Isolation,
+    session: Option<&[u8]>,
+    want: usize,
+) -> Result<Vec<Head>, StoreError> {
+    loop {
+        let heads = due(tx, group, session, want)?;
+        let mut off = false;
+        for head in &heads {
+            off |= put_off(tx, isolation, *head)?;
+        }
+        if !off {
+            return Ok(heads);
+        }
+    }
+}
+
+/// Counts an attempt that ended with its lease, and puts the activity off if it is to be kept apart.
+fn put_off(
+    tx: &mut Tx<'_>,
+    isolation: &mut Isolation,
+    (available_at, work_id, key, ended, lease_ms): Head,
+) -> Result<bool, StoreError> {
+    let item = Item {
+        instance_key: key,
+        work_id,
+        ended,
+        lease_ms: lease_ms.unwrap_or(0),
+    };
+    let Some(verdict) = isolation.judge(tx, item)? else {
+        return Ok(false);
+    };
+    if verdict.off_until.is_some() || ended.is_some() {
+        // As if it had been given back: the end of the attempt is counted.
+        tx.execute(
+            "UPDATE sf_work SET claim = NULL, available_at = ?3, attempt_count = max(0, attempt_count - ?4)
+             WHERE instance_key = ?1 AND work_id = ?2",
+            (
+                key,
+                work_id,
+                verdict.off_until.unwrap_or(available_at),
+                i64::from(verdict.unspent),
+            ),
+        )?;
+    }
+    if let Some(until) = verdict.off_until {
+        tx.work_at(until);
+    }
+    Ok(verdict.off_until.is_some())
+}
+
+fn due(tx: &Tx<'_>, group: &WorkGroup, session: Option<&[u8]>, want: usize) -> Result<Vec<Head>, StoreError> {
     let mut heads: Vec<Head> = Vec::new();
     let want = i64::try_from(want).unwrap_or(i64::MAX);
     for tag in &tags(tx, group, session)? {
-        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?));
         heads.extend(match session {
             None => tx.all(
-                "SELECT available_at, work_id, instance_key FROM sf_work WHERE session_key IS NULL AND tag = ?1 AND available_at <= ?2
+                "SELECT available_at, work_id, instance_key, claim, lease_ms FROM sf_work
+                 WHERE session_key IS NULL AND tag = ?1 AND available_at <= ?2
                  ORDER BY available_at, work_id LIMIT ?3",
                 (tag, tx.now, want),
                 read,
             )?,
             Some(session) => tx.all(
-                "SELECT available_at, work_id, instance_key FROM sf_work WHERE session_key = ?4 AND tag = ?1 AND available_at <= ?2
+                "SELECT available_at, work_id, instance_key, claim, lease_ms FROM sf_work
+                 WHERE session_key = ?4 AND tag = ?1 AND available_at <= ?2
                  ORDER BY available_at, work_id LIMIT ?3",
                 (tag, tx.now, want, session),
                 read,
@@ -138,7 +198,12 @@ fn tags(tx: &Tx<'_>, group: &WorkGroup, session: Option<&[u8]>) -> Result<Vec<Ve
 }
 
 /// The oldest due activity in a session that `owner` holds.
-fn owned(tx: &Tx<'_>, group: &WorkGroup, owner: &[u8]) -> Result<Option<Offer>, StoreError> {
+fn owned(
+    tx: &mut Tx<'_>,
+    group: &WorkGroup,
+    isolation: &mut Isolation,
+    owner: &[u8],
+) -> Result<Option<Offer>, StoreError> {
     let sessions: Vec<Vec<u8>> = tx.all(
         "SELECT session_key FROM sf_session WHERE owner = ?1 AND locked_until > ?2",
         (owner, tx.now),
@@ -146,7 +211,7 @@ fn owned(tx: &Tx<'_>, group: &WorkGroup, owner: &[u8]) -> Result<Option<Offer>, 
     )?;
     let mut best: Option<Offer> = None;
     for session in sessions {
-        if let Some(head) = heads(tx, group, Some(&session), 1)?.first()
+        if let Some(head) = heads(tx, group, isolation, Some(&session), 1)?.first()
             && best.as_ref().is_none_or(|b| *head < b.0)
         {
             best = Some((*head, Some(session)));
@@ -157,7 +222,12 @@ fn owned(tx: &Tx<'_>, group: &WorkGroup, owner: &[u8]) -> Result<Option<Offer>, 
 
 /// Sessions that nobody holds and that have something due, by their oldest activity. Those without any work are
 /// removed on the way: they would sooner or later fill the pages, and they come back with their next activity.
-fn unowned(tx: &Tx<'_>, group: &WorkGroup, want: usize) -> Result<Vec<(Head, Vec<u8>)>, StoreError> {
+fn unowned(
+    tx: &mut Tx<'_>,
+    group: &WorkGroup,
+    isolation: &mut Isolation,
+    want: usize,
+) -> Result<Vec<(Head, Vec<u8>)>, StoreError> {
     const PAGE: usize = 64;
     const ROUNDS: usize = 64;
     let mut found: Vec<(Head, Vec<u8>)> = Vec::new();
@@ -171,7 +241,7 @@ fn unowned(tx: &Tx<'_>, group: &WorkGroup, want: usize) -> Result<Vec<(Head, Vec
             |row| Ok((row.get(0)?, row.get(1)?)),
         )?;
         for (_, session) in &page {
-            match heads(tx, group, Some(session), 1)?.first() {
+            match heads(tx, group, isolation, Some(session), 1)?.first() {
                 Some(head) => found.push((*head, session.clone())),
                 None => {
                     tx.execute(
@@ -206,7 +276,7 @@ fn take(
     tx: &Tx<'_>,
     group: &WorkGroup,
     claim: i64,
-    (_, work_id, key): Head,
+    (_, work_id, key, ..): Head,
     in_session: bool,
 ) -> Result<RawWork, StoreError> {
     let raw = tx.one(

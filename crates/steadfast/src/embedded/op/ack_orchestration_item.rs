@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use super::{Operation, feed_append, schedule};
+use super::{Operation, feed_append, hold_messages, schedule};
+use crate::embedded::claim::isolation;
 use crate::embedded::error::StoreError;
 use crate::embedded::store::Store;
 use crate::embedded::transaction::Tx;
@@ -72,6 +73,8 @@ impl Operation for AckTurn {
             };
             schedule::queue(tx, of, activity)?;
         }
+        hold_messages::release(tx, turn)?;
+        isolation::forget(tx, key, 0)?;
         // The lease ends first: a message to the instance itself finds it free.
         schedule::place(tx, key)?;
         for message in &turn.messages {

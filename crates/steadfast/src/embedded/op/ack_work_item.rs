@@ -7,6 +7,7 @@ use std::time::Duration;
 use duroxide::providers::WorkItem;
 
 use super::{Operation, schedule};
+use crate::embedded::claim::isolation;
 use crate::embedded::error::StoreError;
 use crate::embedded::transaction::Tx;
 use crate::item::{ItemError, Message, MessageKind};
@@ -55,6 +56,7 @@ impl Operation for AckedWork {
             // Nothing was deleted: says why.
             None => lease(tx, &self.token)?,
         };
+        isolation::forget(tx, self.token.instance_key, self.token.work_id)?;
         schedule::touch(tx, session.as_deref())?;
         match &self.completion {
             Some(message) => schedule::deliver(tx, message, tx.now),

@@ -52,8 +52,9 @@ impl Operation for Deleted {
             result.instances_deleted += delete("sf_instance")?;
             result.events_deleted += delete("sf_event")?;
             result.executions_deleted += delete("sf_execution")?;
-            result.queue_messages_deleted += delete("sf_message")? + delete("sf_work")?;
+            result.queue_messages_deleted += delete("sf_message")? + delete("sf_held")? + delete("sf_work")?;
             delete("sf_kv")?;
+            delete("sf_suspect")?;
             delete("sf_turn")?;
         }
         Ok(result)

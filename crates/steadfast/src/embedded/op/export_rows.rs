@@ -41,8 +41,13 @@ fn sql(part: Part) -> Option<&'static str> {
         4 => {
             "SELECT i.instance_id, m.visible_at, m.attempt_count, m.kind, NULL, NULL, m.message_id,
                 m.payload, NULL, NULL, NULL, NULL, m.instance_key, m.visible_at, m.message_id, x''
-             FROM sf_message m CROSS JOIN sf_instance i USING (instance_key)
-             WHERE (m.instance_key, m.visible_at, m.message_id) > (?1, ?2, ?3)
+             -- Held or not: the target holds what it must.
+             FROM (SELECT instance_key, visible_at, message_id, attempt_count, kind, payload FROM sf_message
+                   WHERE (instance_key, visible_at, message_id) > (?1, ?2, ?3)
+                   UNION ALL
+                   SELECT instance_key, visible_at, message_id, attempt_count, kind, payload FROM sf_held
+                   WHERE (instance_key, visible_at, message_id) > (?1, ?2, ?3)) m
+             CROSS JOIN sf_instance i USING (instance_key)
              ORDER BY m.instance_key, m.visible_at, m.message_id"
         }
         6 => {
@@ -146,7 +151,7 @@ pub(crate) async fn state(store: &Store) -> Result<State, StoreError> {
         .ask(move |connection| {
             let state = connection.query_row(
                 "WITH lease(until) AS (
-                    SELECT available_at FROM sf_turn WHERE claim IS NOT NULL AND available_at > ?1
+                    SELECT available_at FROM sf_turn WHERE claim > 0 AND available_at > ?1
                     UNION ALL SELECT available_at FROM sf_work WHERE claim IS NOT NULL AND available_at > ?1
                     UNION ALL SELECT locked_until FROM sf_session WHERE owner IS NOT NULL AND locked_until > ?1)
                  SELECT count(*), coalesce(max(until) - ?1, 0),

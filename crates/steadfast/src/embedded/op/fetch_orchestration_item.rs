@@ -1,7 +1,8 @@
 //! Hands claimed instances to their dispatchers: decodes what the writer took, on the caller's own time.
 //!
 //! Invariants: a history that cannot be decoded travels as `history_error`; a message that cannot be decoded goes to the
-//! quarantine and stops nobody.
+//! quarantine and stops nobody; queue events for which there is no room (`mailbox.rs`) are held back before the rest is
+//! handed over.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,11 +10,13 @@ use std::sync::Arc;
 use duroxide::providers::{KvEntry, OrchestrationItem, WorkItem};
 use duroxide::{Event, EventKind};
 
+use super::hold_messages::HeldMessages;
 use super::quarantine::QuarantinedMessages;
 use crate::embedded::claim::RawTurn;
 use crate::embedded::error::StoreError;
 use crate::embedded::store::Store;
 use crate::item::decode_history;
+use crate::mailbox;
 use crate::token::TurnToken;
 
 /// A claimed instance.
@@ -25,11 +28,18 @@ pub(crate) struct ClaimedTurn {
 
 /// Decodes a claim; `None` when nothing of it can be handed over.
 pub(crate) async fn decode(store: &Store, mut raw: RawTurn) -> Result<Option<ClaimedTurn>, StoreError> {
-    let messages = decode_messages(store, &raw).await?;
+    let mut messages = decode_messages(store, &raw).await?;
     if messages.is_empty() {
         return Ok(None);
     }
     let history = history(store, &mut raw);
+    if let Ok(events) = &history {
+        messages = hold_back(store, raw.token, events, messages).await?;
+        if messages.is_empty() {
+            return Ok(None);
+        }
+    }
+    let messages: Vec<WorkItem> = messages.into_iter().map(|m| m.1).collect();
     let events: &[Event] = history.as_deref().unwrap_or_default();
     let (name, version) = match raw.name {
         Some(name) => (name, raw.version),
@@ -114,12 +124,12 @@ fn history(store: &Store, raw: &mut RawTurn) -> Result<Vec<Event>, String> {
     }
 }
 
-async fn decode_messages(store: &Store, raw: &RawTurn) -> Result<Vec<WorkItem>, StoreError> {
+async fn decode_messages(store: &Store, raw: &RawTurn) -> Result<Vec<(i64, WorkItem)>, StoreError> {
     let mut messages = Vec::with_capacity(raw.messages.len());
     let mut bad = Vec::new();
     for (id, payload) in &raw.messages {
         match serde_json::from_slice(payload) {
-            Ok(item) => messages.push(item),
+            Ok(item) => messages.push((*id, item)),
             Err(error) => bad.push((*id, error.to_string())),
         }
     }
@@ -135,4 +145,26 @@ async fn decode_messages(store: &Store, raw: &RawTurn) -> Result<Vec<WorkItem>, 
         store.submit(quarantined).await?;
     }
     Ok(messages)
+}
+
+/// Takes out of the claim what its turn cannot be handed; answers what is left.
+async fn hold_back(
+    store: &Store,
+    token: TurnToken,
+    history: &[Event],
+    messages: Vec<(i64, WorkItem)>,
+) -> Result<Vec<(i64, WorkItem)>, StoreError> {
+    let (ids, items): (Vec<i64>, Vec<WorkItem>) = messages.into_iter().unzip();
+    let kept = mailbox::kept(history, &items);
+    let mut left: Vec<Option<(i64, WorkItem)>> = ids.into_iter().zip(items).map(Some).collect();
+    let mut held = Vec::with_capacity(kept.len());
+    for kept in kept {
+        if let Some((id, _)) = left.get_mut(kept.at).and_then(Option::take) {
+            held.push((id, kept.queue));
+        }
+    }
+    if !held.is_empty() {
+        store.submit(HeldMessages { token, messages: held }).await?;
+    }
+    Ok(left.into_iter().flatten().collect())
 }

@@ -12,8 +12,9 @@ use crate::item::unpack_version;
 const QUESTION: &str = "
     SELECT i.instance_key, i.instance_id, i.orchestration_name, i.orchestration_version, i.execution_id, i.status,
            i.parent_instance_id, i.created_at_ms, i.updated_at_ms, x.output, i.custom_status, i.custom_status_version,
-           i.replay_version, (SELECT count(*) FROM sf_message m WHERE m.instance_key = i.instance_key),
-           (SELECT t.available_at FROM sf_turn t WHERE t.instance_key = i.instance_key AND t.claim IS NOT NULL)
+           i.replay_version, (SELECT count(*) FROM sf_message m WHERE m.instance_key = i.instance_key)
+               + (SELECT count(*) FROM sf_held h WHERE h.instance_key = i.instance_key),
+           (SELECT t.available_at FROM sf_turn t WHERE t.instance_key = i.instance_key AND t.claim > 0)
     FROM sf_instance i LEFT JOIN sf_execution x USING (instance_key, execution_id)
     WHERE i.instance_id = ?1 AND i.orchestration_name IS NOT NULL";
 

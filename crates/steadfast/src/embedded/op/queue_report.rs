@@ -11,7 +11,7 @@ use crate::inspect::QueueReport;
 const QUESTION: &str = "
     SELECT 'orchestrator', count(*) FILTER (WHERE NOT held AND at <= ?1), count(*) FILTER (WHERE NOT held AND at > ?1),
            count(*) FILTER (WHERE held),
-           (SELECT count(*) FROM sf_turn WHERE claim IS NOT NULL AND available_at > ?1),
+           (SELECT count(*) FROM sf_turn WHERE claim > 0 AND available_at > ?1),
            ?1 - min(at) FILTER (WHERE NOT held AND at <= ?1), min(at) FILTER (WHERE NOT held AND at > ?1) - ?1
     FROM (SELECT m.visible_at AS at, coalesce(m.claim = t.claim AND t.available_at > ?1, 0) AS held
           FROM sf_message m LEFT JOIN sf_turn t USING (instance_key))

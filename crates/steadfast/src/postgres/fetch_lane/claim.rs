@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use crate::history_cache::random_id;
+use crate::token::new_claim;
 
 /// Identity of one claim, fixed before it is sent.
 #[derive(Clone)]
@@ -27,7 +27,7 @@ impl ClaimTerms {
     pub(super) fn new(looks: bool) -> Self {
         Self {
             batch_id: Uuid::new_v4(),
-            claim: random_id(),
+            claim: new_claim(),
             looks,
             whole: false,
             since_us: OnceLock::new(),

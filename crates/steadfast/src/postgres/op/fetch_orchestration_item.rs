@@ -1,7 +1,8 @@
 //! Claims instances with due messages for waiting dispatchers, with what their caches lack of the histories.
 //!
 //! Invariants: an item is handed over with its attempt recorded; a history that cannot be decoded travels as
-//! `history_error`; a message that cannot be decoded goes to the quarantine and stops nobody.
+//! `history_error`; a message that cannot be decoded goes to the quarantine and stops nobody; queue events for which there
+//! is no room (`mailbox.rs`) are held back before the rest is handed over.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use super::abandon_orchestration_item::AbandonedTurn;
 use crate::group::{TurnGroup, millis};
 use crate::item::decode_history;
+use crate::mailbox;
 use crate::postgres::error::StoreError;
 use crate::postgres::exchange::Targets;
 use crate::postgres::fetch_lane::{ClaimTerms, Claimed, Claimer, Mark};
@@ -153,7 +155,8 @@ async fn decode(
         }
         match decode_turn(store, group, terms.claim, row).await {
             Ok(Some(turn)) => claimed.items.push((None, turn)),
-            Ok(None) => {}
+            // Its lease ended with what it held; more may wait for the instance.
+            Ok(None) => claimed.busy = true,
             Err(error) => {
                 tracing::error!(target: "steadfast", %error, "a claimed instance could not be handed over");
                 give_back_row(store, group, terms.claim, row)?;
@@ -224,7 +227,7 @@ async fn decode_turn(
     let message_ids: Vec<i64> = column(row, "message_ids")?;
     let payloads: Vec<Vec<u8>> = column(row, "messages")?;
     let token = token_of(group, claim, header.instance_key, &message_ids);
-    let messages = decode_messages(store, &header, claim, &message_ids, &payloads).await?;
+    let mut messages = decode_messages(store, &header, claim, &message_ids, &payloads).await?;
     if messages.is_empty() {
         return Ok(None);
     }
@@ -234,6 +237,13 @@ async fn decode_turn(
         Err(error) if error.is_retryable() => return Err(error),
         Err(error) => Err(error.to_string()),
     };
+    if let Ok(events) = &history {
+        messages = hold_back(store, &header, claim, events, messages).await?;
+        if messages.is_empty() {
+            return Ok(None);
+        }
+    }
+    let messages: Vec<WorkItem> = messages.into_iter().map(|m| m.1).collect();
     let name: Option<Vec<u8>> = column(row, "orchestration_name")?;
     let version: Option<Vec<u8>> = column(row, "orchestration_version")?;
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
@@ -361,12 +371,12 @@ async fn decode_messages(
     claim: i64,
     ids: &[i64],
     payloads: &[Vec<u8>],
-) -> Result<Vec<WorkItem>, StoreError> {
+) -> Result<Vec<(i64, WorkItem)>, StoreError> {
     let mut messages = Vec::with_capacity(payloads.len());
     let (mut bad, mut errors) = (Vec::new(), Vec::new());
     for (id, payload) in ids.iter().zip(payloads) {
         match serde_json::from_slice(payload) {
-            Ok(item) => messages.push(item),
+            Ok(item) => messages.push((*id, item)),
             Err(error) => {
                 bad.push(*id);
                 errors.push(error.to_string());
@@ -387,4 +397,35 @@ async fn decode_messages(
         store.pipe.call("sf_quarantine_messages", &params).await?;
     }
     Ok(messages)
+}
+
+/// Takes out of the claim what its turn cannot be handed; answers what is left.
+async fn hold_back(
+    store: &Arc<Store>,
+    header: &Header,
+    claim: i64,
+    history: &[Event],
+    messages: Vec<(i64, WorkItem)>,
+) -> Result<Vec<(i64, WorkItem)>, StoreError> {
+    let (ids, items): (Vec<i64>, Vec<WorkItem>) = messages.into_iter().unzip();
+    let kept = mailbox::kept(history, &items);
+    let mut left: Vec<Option<(i64, WorkItem)>> = ids.into_iter().zip(items).map(Some).collect();
+    let (mut taken, mut queues) = (Vec::with_capacity(kept.len()), Vec::with_capacity(kept.len()));
+    for kept in kept {
+        if let Some((id, _)) = left.get_mut(kept.at).and_then(Option::take) {
+            taken.push(id);
+            queues.push(kept.queue);
+        }
+    }
+    if !taken.is_empty() {
+        let params = Params::new()
+            .uuid(Uuid::new_v4())
+            .big(millis(store.pipe.settings().retry_timeout) * 3)
+            .big(header.instance_key)
+            .big(claim)
+            .bigs(taken)
+            .byteas_opt(queues);
+        store.pipe.call("sf_hold_messages", &params).await?;
+    }
+    Ok(left.into_iter().flatten().collect())
 }
