@@ -16,10 +16,15 @@ mod group;
 mod history_cache;
 pub mod inspect;
 mod item;
+mod limit;
+#[cfg(any(feature = "postgres", feature = "embedded"))]
+mod pending;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod refusal;
+#[cfg(any(feature = "postgres", feature = "embedded"))]
+mod refused;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod sessions;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
@@ -36,3 +41,4 @@ mod wake;
 pub struct Readme;
 
 pub use item::{ItemError, MAX_INSTANCE_ID_BYTES};
+pub use limit::{DEFAULT_PAYLOAD_LIMIT, MAX_PAYLOAD_LIMIT};

@@ -3,6 +3,7 @@
 //! Invariant: a tree goes as a whole or stays as a whole.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use duroxide::providers::{DeleteInstanceResult, InstanceFilter};
 use uuid::Uuid;
@@ -15,6 +16,8 @@ use crate::postgres::store::{Store, column};
 
 /// Bulk operations take so many roots when the caller sets no limit: the framework's own default.
 const DEFAULT_LIMIT: u32 = 1000;
+/// So often a pending instance is looked for again while a claim is taking it.
+const CLAIMING: u32 = 100;
 
 /// Deletes exactly these instances.
 pub(crate) async fn delete(
@@ -56,6 +59,9 @@ async fn delete_if(
         [5, ..] => Err(StoreError::Rejected(format!(
             "Instance {culprit} is still running. Cancel it first, or use force=true to delete it anyway."
         ))),
+        [7, ..] => Err(StoreError::Rejected(format!(
+            "Instance {culprit} is pending: no worker has taken it. Use force=true to delete it all the same."
+        ))),
         [6, ..] => Err(StoreError::Rejected(format!(
             "Cannot delete: sub-orchestration {culprit} belongs to one of these instances and is not among them."
         ))),
@@ -77,8 +83,16 @@ pub(crate) async fn delete_tree(
             "Cannot delete sub-orchestration {instance} directly: delete its root instance."
         )));
     }
-    let tree = list_children::list(store, instance, true).await?;
-    delete(store, &tree, force).await
+    let mut tries = 0..CLAIMING;
+    loop {
+        let tree = list_children::list(store, instance, true).await?;
+        let deleted = delete(store, &tree, force).await?;
+        // Nothing was there: a claim is taking its start at this moment, and will have made it an instance.
+        if deleted.instances_deleted > 0 || tries.next().is_none() {
+            return Ok(deleted);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Deletes ended roots that match, each with its tree; a tree that is held up fails alone and is logged.

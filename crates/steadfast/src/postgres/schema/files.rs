@@ -14,6 +14,7 @@ pub(super) const MIGRATIONS: &[(u32, &str, &str)] = &[
     (1, "0001_store", include_str!("../../../sql/tables/0001_store.sql")),
     (2, "0002_copied", include_str!("../../../sql/tables/0002_copied.sql")),
     (3, "0003_feed", include_str!("../../../sql/tables/0003_feed.sql")),
+    (5, "0005_pending", include_str!("../../../sql/tables/0005_pending.sql")),
 ];
 
 /// Stored functions, today's definitions.
@@ -67,6 +68,7 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "look_read",
     "look_recent",
     "look_since",
+    "pending_instances",
     "poll_due",
     "prunable_instances",
     "prune_executions",
