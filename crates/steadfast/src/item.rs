@@ -4,7 +4,7 @@
 //! that SQL looks at is a column filled here, never a part of the payload.
 
 use duroxide::providers::{TagFilter, WorkItem};
-use duroxide::{AppErrorKind, ErrorDetails, Event, EventKind};
+use duroxide::{AppErrorKind, ErrorDetails, Event, EventKind, INITIAL_EXECUTION_ID};
 use sha2::{Digest, Sha256};
 
 use crate::limit::{PayloadLimit, content, shortened_item};
@@ -342,6 +342,28 @@ pub(crate) fn event_kind(kind: &EventKind) -> i16 {
         EventKind::KeyValuesCleared => 72,
         #[allow(unreachable_patterns, reason = "a feature of duroxide adds variants")]
         _ => 0,
+    }
+}
+
+/// What stands for a message that is too large to be handed out, beside a `history_error` that says so: it is never run.
+/// `name`: the orchestration, where only that message would say.
+pub(crate) fn stand_in(instance: &str, name: Option<String>) -> WorkItem {
+    match name {
+        Some(orchestration) => WorkItem::StartOrchestration {
+            instance: instance.to_owned(),
+            orchestration,
+            input: String::new(),
+            version: None,
+            parent_instance: None,
+            parent_id: None,
+            parent_execution_id: None,
+            execution_id: INITIAL_EXECUTION_ID,
+        },
+        None => WorkItem::ExternalRaised {
+            instance: instance.to_owned(),
+            name: String::new(),
+            data: String::new(),
+        },
     }
 }
 

@@ -63,6 +63,16 @@ impl PayloadLimit {
         Ok(())
     }
 
+    /// Why a stored payload is not handed out.
+    pub(crate) fn too_large(self) -> String {
+        format!("it is larger than the limit of {} bytes (payload_limit)", self.0)
+    }
+
+    /// Whether a stored message is handed out: one that continues an execution carries unread events beside its input.
+    pub(crate) fn hands_out(self, payload: &[u8]) -> bool {
+        payload.len() <= self.0 + WRAPPING || payload.starts_with(b"{\"ContinueAsNew\"")
+    }
+
     /// Largest stored payload that is handed out: what this limit lets in, and what may have wrapped it since.
     pub(crate) fn handed_out(self) -> i64 {
         i64::try_from(self.0 + WRAPPING).unwrap_or(i64::MAX)

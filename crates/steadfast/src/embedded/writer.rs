@@ -248,8 +248,14 @@ impl Writer {
         brought.turns = turns.into_iter().map(|look| (look, Looked::nothing())).collect();
         brought.work = work.into_iter().map(|look| (look, Looked::nothing())).collect();
         let faults = self.store.settings.faults.clone();
-        let mut tx =
-            Tx::begin(&self.connection, &self.clock, &faults, self.store.settings.feed).map_err(Trouble::Whole)?;
+        let mut tx = Tx::begin(
+            &self.connection,
+            &self.clock,
+            &faults,
+            self.store.settings.feed,
+            self.store.payload_limit(),
+        )
+        .map_err(Trouble::Whole)?;
         for job in batch.iter_mut() {
             if let Err(error) = job.run(&mut tx) {
                 tx.roll_back();

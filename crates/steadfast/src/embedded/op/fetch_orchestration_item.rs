@@ -13,7 +13,7 @@ use super::quarantine::QuarantinedMessages;
 use crate::embedded::claim::RawTurn;
 use crate::embedded::error::StoreError;
 use crate::embedded::store::Store;
-use crate::item::decode_history;
+use crate::item::{decode_history, stand_in};
 use crate::token::TurnToken;
 
 /// A claimed instance.
@@ -25,11 +25,25 @@ pub(crate) struct ClaimedTurn {
 
 /// Decodes a claim; `None` when nothing of it can be handed over.
 pub(crate) async fn decode(store: &Store, mut raw: RawTurn) -> Result<Option<ClaimedTurn>, StoreError> {
-    let messages = decode_messages(store, &raw).await?;
+    let mut messages = decode_messages(store, &raw).await?;
+    let large = raw.messages.iter().any(|(_, payload)| payload.is_none());
+    if large {
+        let start = match raw.name {
+            Some(_) => None,
+            None => super::pending_instances::get(store, &raw.instance).await?,
+        };
+        messages.push(stand_in(&raw.instance, start.map(|s| s.summary.orchestration_name)));
+    }
     if messages.is_empty() {
         return Ok(None);
     }
-    let history = history(store, &mut raw);
+    let history = match history(store, &mut raw) {
+        _ if large => Err(format!(
+            "a message cannot be handed out: {}",
+            store.payload_limit().too_large()
+        )),
+        history => history,
+    };
     let events: &[Event] = history.as_deref().unwrap_or_default();
     let (name, version) = match raw.name {
         Some(name) => (name, raw.version),
@@ -118,6 +132,7 @@ async fn decode_messages(store: &Store, raw: &RawTurn) -> Result<Vec<WorkItem>, 
     let mut messages = Vec::with_capacity(raw.messages.len());
     let mut bad = Vec::new();
     for (id, payload) in &raw.messages {
+        let Some(payload) = payload else { continue };
         match serde_json::from_slice(payload) {
             Ok(item) => messages.push(item),
             Err(error) => bad.push((*id, error.to_string())),
