@@ -9,6 +9,7 @@ use duroxide::runtime::{OrchestrationStatus, Runtime, RuntimeOptions};
 use duroxide::{Client, ErrorDetails, OrchestrationRegistry, providers::Provider, runtime::registry::ActivityRegistry};
 use steadfast::DEFAULT_PAYLOAD_LIMIT;
 use steadfast::embedded::EmbeddedProvider;
+use steadfast::feed::Feed;
 use steadfast::inspect::Inspect;
 use steadfast::postgres::PostgresProvider;
 
@@ -64,6 +65,25 @@ impl Site {
             Self::File(folder) => {
                 let builder = EmbeddedProvider::builder(folder.path().join("store.db"));
                 Arc::new(builder.payload_limit(payload_limit).open().await.expect("open"))
+            }
+        }
+    }
+
+    /// The change feed, and the provider that it belongs to.
+    pub(super) async fn feed(&self) -> (Arc<dyn Inspect>, Feed) {
+        match self {
+            Self::Schema(schema) => {
+                let builder = PostgresProvider::builder(&database_url()).schema(schema).pool_size(3);
+                let provider = builder.connect().await.expect("open");
+                let feed = provider.feed();
+                (Arc::new(provider), feed)
+            }
+            Self::File(folder) => {
+                let provider = EmbeddedProvider::open(folder.path().join("store.db"))
+                    .await
+                    .expect("open");
+                let feed = provider.feed().expect("open the feed");
+                (Arc::new(provider), feed)
             }
         }
     }
