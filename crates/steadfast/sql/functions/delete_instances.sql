@@ -40,8 +40,9 @@ BEGIN
     v_pending := ARRAY(
         SELECT u.id FROM unnest(p_instances) AS u(id) LEFT JOIN sf_instance i ON i.instance_id = ANY (ARRAY[u.id])
         WHERE i.orchestration_name IS NULL AND (
-            (SELECT true FROM sf_inbox x WHERE x.instance_id = u.id AND x.kind IN (1, 2) LIMIT 1)
-            OR (SELECT true FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2) LIMIT 1)));
+            (SELECT true FROM sf_inbox x WHERE x.instance_id = u.id AND x.kind IN (1, 2) AND x.kind = 1 LIMIT 1)
+            OR (SELECT true FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2) AND s.kind = 1
+                LIMIT 1)));
     IF cardinality(v_pending) > 0 AND (NOT p_force OR p_ended = ANY (v_pending)) THEN
         results := ARRAY[7, 0, 0, 0, 0];
         culprit := v_pending[1];
@@ -63,7 +64,8 @@ BEGIN
     DELETE FROM sf_kv v WHERE v.instance_key = ANY (v_keys);
     v_gone := ARRAY(SELECT i.instance_id FROM sf_instance i WHERE i.instance_key = ANY (v_keys)
                     AND i.instance_id = ANY (v_pending) AND (
-                        SELECT true FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2) LIMIT 1));
+                        SELECT true FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2) AND s.kind = 1
+                LIMIT 1));
     DELETE FROM sf_turn t WHERE t.instance_key = ANY (v_keys);
     DELETE FROM sf_message s WHERE s.instance_key = ANY (v_keys);
     GET DIAGNOSTICS v_count = ROW_COUNT;
@@ -78,7 +80,7 @@ BEGIN
     ), gone AS (
         DELETE FROM sf_inbox x USING doomed d WHERE x.ctid = d.tid RETURNING x.instance_id, x.kind)
     SELECT count(*), v_gone || coalesce(array_agg(DISTINCT g.instance_id)
-               FILTER (WHERE g.kind IN (1, 2) AND g.instance_id = ANY (v_pending)), '{}')
+               FILTER (WHERE g.kind = 1 AND g.instance_id = ANY (v_pending)), '{}')
       INTO v_count, v_gone FROM gone g;
     v_messages := v_messages + v_count;
     IF cardinality(v_gone) > 0 THEN

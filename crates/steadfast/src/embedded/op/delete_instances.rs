@@ -69,7 +69,7 @@ impl Deleted {
             let found: Option<(i64, bool, i64, bool, bool)> = tx.one(
                 "SELECT instance_key, orchestration_name IS NOT NULL AND status NOT IN ('Completed', 'Failed'),
                         execution_id, orchestration_name IS NOT NULL, orchestration_name IS NULL AND EXISTS (
-                            SELECT 1 FROM sf_message m WHERE m.instance_key = i.instance_key AND m.kind IN (1, 2))
+                            SELECT 1 FROM sf_message m WHERE m.instance_key = i.instance_key AND m.kind IN (1, 2) AND m.kind = 1)
                  FROM sf_instance i WHERE instance_id = ?1",
                 [id],
                 |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
