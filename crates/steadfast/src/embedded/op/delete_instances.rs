@@ -133,7 +133,10 @@ pub(crate) async fn delete_tree(
     let Some(detail) = instance_detail::get(store, instance).await? else {
         return Err(StoreError::Rejected(format!("Instance {instance} not found")));
     };
-    if detail.summary.parent_instance_id.is_some() {
+    // A child that nobody had taken when its parent was deleted is a root now.
+    if let Some(parent) = &detail.summary.parent_instance_id
+        && instance_detail::get(store, parent).await?.is_some()
+    {
         return Err(StoreError::Rejected(format!(
             "Cannot delete sub-orchestration {instance} directly: delete its root instance."
         )));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use duroxide::providers::{DeleteInstanceResult, InstanceFilter};
 use uuid::Uuid;
 
-use super::list_children;
+use super::{instance_detail, list_children};
 use crate::group::millis;
 use crate::postgres::error::StoreError;
 use crate::postgres::params::Params;
@@ -75,10 +75,13 @@ pub(crate) async fn delete_tree(
     instance: &str,
     force: bool,
 ) -> Result<DeleteInstanceResult, StoreError> {
-    let Some(detail) = super::instance_detail::get(store, instance).await? else {
+    let Some(detail) = instance_detail::get(store, instance).await? else {
         return Err(StoreError::Rejected(format!("Instance {instance} not found")));
     };
-    if detail.summary.parent_instance_id.is_some() {
+    // A child that nobody had taken when its parent was deleted is a root now.
+    if let Some(parent) = &detail.summary.parent_instance_id
+        && instance_detail::get(store, parent).await?.is_some()
+    {
         return Err(StoreError::Rejected(format!(
             "Cannot delete sub-orchestration {instance} directly: delete its root instance."
         )));

@@ -241,6 +241,40 @@ async fn a_start_in_hand_is_pending_too(site: Site) {
     provider.close().await;
 }
 
+/// A child that nobody has taken goes on its own once its parent is gone.
+async fn a_pending_child_outlives_its_parent_and_can_be_deleted(site: Site) {
+    let provider = site.open().await;
+    let client = client(&provider);
+    client.start_orchestration("p", "quick", "").await.expect("start");
+    provider
+        .enqueue_for_orchestrator(start("child", Some("p")), None)
+        .await
+        .expect("start a child");
+    client
+        .delete_instance("child", true)
+        .await
+        .expect_err("its parent is there");
+    assert_eq!(
+        client
+            .delete_instance("p", true)
+            .await
+            .expect("delete")
+            .instances_deleted,
+        1
+    );
+    assert_eq!(pending(&provider).await, ["child"]);
+    assert_eq!(
+        client
+            .delete_instance("child", true)
+            .await
+            .expect("delete")
+            .instances_deleted,
+        1
+    );
+    assert!(pending(&provider).await.is_empty());
+    provider.close().await;
+}
+
 /// A cancellation that comes before the first turn ends it there.
 async fn a_pending_start_is_cancelled(site: Site) {
     let provider = site.open().await;
@@ -264,5 +298,6 @@ on_both_engines!(
     begun_and_pending_are_one_list,
     a_pending_start_is_deleted_and_the_feed_says_so,
     a_start_in_hand_is_pending_too,
+    a_pending_child_outlives_its_parent_and_can_be_deleted,
     a_pending_start_is_cancelled,
 );
