@@ -187,7 +187,8 @@ impl Trial {
         let id = self.id(instance);
         let (ids, allowed) = if tree {
             let found = self.reference.instances.get(&id).and_then(|i| i.known());
-            let root = found.is_some_and(|parent| parent.is_none());
+            let known = |id: &String| self.reference.instances.get(id).is_some_and(|i| i.known().is_some());
+            let root = found.is_some_and(|parent| !parent.is_some_and(known));
             (self.reference.tree(&id), root)
         } else {
             (BTreeSet::from([id.clone()]), true)
