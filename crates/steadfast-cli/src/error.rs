@@ -66,7 +66,7 @@ pub(crate) enum CliError {
     #[error("{}", one_line(.0))]
     Feed(#[from] FeedError),
     /// There is no such instance.
-    #[error("no instance {0:?} in {1} (one that was just started exists once a worker has taken it)")]
+    #[error("no instance {0:?} in {1}")]
     NoInstance(String, String),
     /// The instance exists, the execution does not.
     #[error("instance {0:?} has no execution {1}")]

@@ -51,10 +51,14 @@ pub trait Inspect: Provider + ProviderAdmin + Transfer {
     async fn close(&self);
 }
 
+/// Status of an instance that was started and that no worker has taken yet: there is nothing of it but its start, and
+/// what else was sent to it.
+pub const PENDING: &str = "Pending";
+
 /// Which instances to list. `default()` lists nothing: set `limit`.
 #[derive(Debug, Clone, Default)]
 pub struct InstanceQuery {
-    /// Only this status: `Running`, `Completed`, `Failed`, `ContinuedAsNew`.
+    /// Only this status: [`PENDING`], `Running`, `Completed`, `Failed`, `ContinuedAsNew`.
     pub status: Option<String>,
     /// Only this orchestration.
     pub name: Option<String>,
@@ -70,7 +74,7 @@ pub struct InstanceQuery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InstanceSummary {
-    /// Incarnation of the instance in this store; also the page token.
+    /// Incarnation of the instance in this store (a pending one has a key for the time being); also the page token.
     pub key: u64,
     /// The instance's id.
     pub instance_id: String,
@@ -80,11 +84,11 @@ pub struct InstanceSummary {
     pub orchestration_version: String,
     /// Current execution.
     pub execution_id: u64,
-    /// Status of the current execution.
+    /// Status of the current execution, or [`PENDING`].
     pub status: String,
     /// The orchestration that started it, if one did.
     pub parent_instance_id: Option<String>,
-    /// When its first message was claimed, in ms since the epoch by the database's clock.
+    /// When its start was sent, in ms since the epoch by the database's clock.
     pub created_at_ms: u64,
     /// When its last turn was committed, likewise.
     pub updated_at_ms: u64,

@@ -4,15 +4,17 @@
 //! that SQL looks at is a column filled here, never a part of the payload.
 
 use duroxide::providers::{TagFilter, WorkItem};
-use duroxide::{Event, EventKind};
+use duroxide::{AppErrorKind, ErrorDetails, Event, EventKind, INITIAL_EXECUTION_ID};
 use sha2::{Digest, Sha256};
+
+use crate::limit::{PayloadLimit, content, shortened_item};
 
 /// Why an item cannot be stored.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ItemError {
     /// An id holds a NUL character, which PostgreSQL's text cannot.
-    #[error("instance id {0:?} holds a NUL character")]
+    #[error("instance id {:?} holds a NUL character", begin(.0))]
     NulInId(String),
     /// An id is longer than an index entry may be.
     #[error("instance id of {len} bytes is longer than {max} bytes")]
@@ -20,6 +22,24 @@ pub enum ItemError {
         /// Length of the refused id in bytes.
         len: usize,
         /// The longest id that is accepted, in bytes.
+        max: usize,
+    },
+    /// A payload is larger than this provider takes (`payload_limit` of its builder).
+    #[error("{what}: {bytes} bytes are more than the limit of {max} bytes (payload_limit)")]
+    PayloadTooLarge {
+        /// What it is.
+        what: &'static str,
+        /// Its size in bytes, at least.
+        bytes: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// One turn writes more than this provider takes at once.
+    #[error("a turn that writes {bytes} bytes is larger than {max} bytes (16 times payload_limit, 512 MiB at most)")]
+    TurnTooLarge {
+        /// Its size in bytes.
+        bytes: usize,
+        /// The limit in bytes.
         max: usize,
     },
     /// The item belongs into the other queue.
@@ -41,9 +61,18 @@ pub enum ItemError {
     Serialize(String),
 }
 
-/// Longest instance id in bytes: a B-tree entry of PostgreSQL holds at most 2,704 bytes (a third of a page),
-/// shared here with a timestamp and a number.
+/// Longest id in bytes that a client may start an instance under.
 pub const MAX_INSTANCE_ID_BYTES: usize = 2000;
+
+/// Longest id in bytes that is stored: the runtime makes the ids of sub-orchestrations by appending to that of their
+/// parent. A B-tree entry of PostgreSQL holds at most 2,704 bytes (a third of a page), shared here with a timestamp and a
+/// number.
+const MAX_DERIVED_ID_BYTES: usize = 2600;
+
+/// So much of an id as an error quotes.
+fn begin(id: &str) -> String {
+    id.chars().take(80).collect()
+}
 
 /// Latest due time that is kept as given; later ones (up to `u64::MAX` ms) mean "never" and are stored as this:
 /// the year 9999, which every timestamp type holds.
@@ -76,7 +105,12 @@ pub(crate) struct Message {
 }
 
 impl Message {
-    pub(crate) fn encode(item: &WorkItem) -> Result<Self, ItemError> {
+    /// Encodes what fits; of a poisoned message, what people read.
+    pub(crate) fn encode(item: &WorkItem, limit: PayloadLimit) -> Result<Self, ItemError> {
+        let shortened = shortened_item(item);
+        let item = shortened.as_ref().unwrap_or(item);
+        let (what, bytes) = content(item);
+        limit.check(what, bytes)?;
         let (instance, kind, due_ms) = match item {
             WorkItem::StartOrchestration { instance, .. } => (instance, MessageKind::Start, None),
             WorkItem::ContinueAsNew { instance, .. } => (instance, MessageKind::ContinueAsNew, None),
@@ -99,12 +133,67 @@ impl Message {
             _ => return Err(ItemError::WrongQueue("an unknown work item")),
         };
         check_instance_id(instance)?;
+        let payload = to_payload(item)?;
+        if kind != MessageKind::ContinueAsNew {
+            limit.check(what, payload.len())?;
+        }
         Ok(Self {
             instance: instance.clone(),
             kind,
             due_ms,
-            payload: to_payload(item)?,
+            payload,
         })
+    }
+
+    /// As [`encode`](Self::encode), for what a client sends: the id of a new instance leaves room for those of its children.
+    pub(crate) fn encode_arrival(item: &WorkItem, limit: PayloadLimit) -> Result<Self, ItemError> {
+        if let WorkItem::StartOrchestration { instance, .. } = item
+            && instance.len() > MAX_INSTANCE_ID_BYTES
+        {
+            return Err(ItemError::IdTooLong {
+                len: instance.len(),
+                max: MAX_INSTANCE_ID_BYTES,
+            });
+        }
+        Self::encode(item, limit)
+    }
+
+    /// What became of an activity. A result that is too large is a failure of that activity, which its orchestration sees.
+    pub(crate) fn encode_completion(item: &WorkItem, limit: PayloadLimit) -> Result<Self, ItemError> {
+        let encoded = Self::encode(item, limit);
+        let (
+            WorkItem::ActivityCompleted {
+                instance,
+                execution_id,
+                id,
+                ..
+            }
+            | WorkItem::ActivityFailed {
+                instance,
+                execution_id,
+                id,
+                ..
+            },
+            Err(error @ ItemError::PayloadTooLarge { .. }),
+        ) = (item, &encoded)
+        else {
+            return encoded;
+        };
+        tracing::warn!(target: "steadfast", instance = %instance, activity_id = id, %error,
+            "what an activity returned is too large to be stored: the activity has failed");
+        Self::encode(
+            &WorkItem::ActivityFailed {
+                instance: instance.clone(),
+                execution_id: *execution_id,
+                id: *id,
+                details: ErrorDetails::Application {
+                    kind: AppErrorKind::ActivityFailed,
+                    message: error.to_string(),
+                    retryable: false,
+                },
+            },
+            limit,
+        )
     }
 }
 
@@ -120,7 +209,9 @@ pub(crate) struct Activity {
 }
 
 impl Activity {
-    pub(crate) fn encode(item: &WorkItem) -> Result<Self, ItemError> {
+    pub(crate) fn encode(item: &WorkItem, limit: PayloadLimit) -> Result<Self, ItemError> {
+        let (what, bytes) = content(item);
+        limit.check(what, bytes)?;
         let WorkItem::ActivityExecute {
             instance,
             execution_id,
@@ -133,13 +224,15 @@ impl Activity {
             return Err(ItemError::WrongQueue("a message for an orchestration"));
         };
         check_instance_id(instance)?;
+        let payload = to_payload(item)?;
+        limit.check(what, payload.len())?;
         Ok(Self {
             instance: instance.clone(),
             execution_id: signed("execution id", *execution_id)?,
             activity_id: signed("activity id", *id)?,
             tag: tag_key(tag.as_deref()),
             session: session_id.as_deref().map(|s| index_key(s.as_bytes())),
-            payload: to_payload(item)?,
+            payload,
         })
     }
 }
@@ -154,10 +247,10 @@ pub(crate) fn check_instance_id(instance: &str) -> Result<(), ItemError> {
     if instance.contains('\0') {
         return Err(ItemError::NulInId(instance.to_owned()));
     }
-    if instance.len() > MAX_INSTANCE_ID_BYTES {
+    if instance.len() > MAX_DERIVED_ID_BYTES {
         return Err(ItemError::IdTooLong {
             len: instance.len(),
-            max: MAX_INSTANCE_ID_BYTES,
+            max: MAX_DERIVED_ID_BYTES,
         });
     }
     Ok(())
@@ -252,6 +345,28 @@ pub(crate) fn event_kind(kind: &EventKind) -> i16 {
     }
 }
 
+/// What stands for a message that is too large to be handed out, beside a `history_error` that says so: it is never run.
+/// `name`: the orchestration, where only that message would say.
+pub(crate) fn stand_in(instance: &str, name: Option<String>) -> WorkItem {
+    match name {
+        Some(orchestration) => WorkItem::StartOrchestration {
+            instance: instance.to_owned(),
+            orchestration,
+            input: String::new(),
+            version: None,
+            parent_instance: None,
+            parent_id: None,
+            parent_execution_id: None,
+            execution_id: INITIAL_EXECUTION_ID,
+        },
+        None => WorkItem::ExternalRaised {
+            instance: instance.to_owned(),
+            name: String::new(),
+            data: String::new(),
+        },
+    }
+}
+
 /// Decodes a history; the first event that cannot be decoded is the error.
 pub(crate) fn decode_history(payloads: &[Vec<u8>]) -> Result<Vec<Event>, String> {
     payloads
@@ -293,7 +408,10 @@ mod tests {
             id: 2,
             fire_at_ms: u64::MAX,
         };
-        assert_eq!(Message::encode(&item).unwrap().due_ms, Some(MAX_DUE_MS as i64));
+        assert_eq!(
+            Message::encode(&item, PayloadLimit::default()).unwrap().due_ms,
+            Some(MAX_DUE_MS as i64)
+        );
     }
 
     proptest! {
@@ -307,7 +425,7 @@ mod tests {
         #[test]
         fn payloads_come_back_whatever_they_hold(instance in "[^\\x00]{0,40}", data in any::<String>()) {
             let item = WorkItem::ExternalRaised { instance, name: data.clone(), data };
-            let message = Message::encode(&item).unwrap();
+            let message = Message::encode(&item, PayloadLimit::default()).unwrap();
             prop_assert_eq!(serde_json::from_slice::<WorkItem>(&message.payload).unwrap(), item);
         }
     }

@@ -18,12 +18,17 @@ mod group;
 mod history_cache;
 pub mod inspect;
 mod item;
+mod limit;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod mailbox;
+#[cfg(any(feature = "postgres", feature = "embedded"))]
+mod pending;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod refusal;
+#[cfg(any(feature = "postgres", feature = "embedded"))]
+mod refused;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod sessions;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
@@ -40,3 +45,4 @@ mod wake;
 pub struct Readme;
 
 pub use item::{ItemError, MAX_INSTANCE_ID_BYTES};
+pub use limit::{DEFAULT_PAYLOAD_LIMIT, MAX_PAYLOAD_LIMIT};

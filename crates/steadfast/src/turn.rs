@@ -8,6 +8,7 @@ use duroxide::providers::{ExecutionMetadata, ScheduledActivityIdentifier, WorkIt
 use duroxide::{Event, EventKind};
 
 use crate::item::{Activity, ItemError, Message, check_instance_id, event_kind, signed, to_payload};
+use crate::limit::{PayloadLimit, shortened};
 use crate::token::TurnToken;
 
 /// A turn, encoded.
@@ -35,18 +36,29 @@ pub(crate) struct KvChange {
 
 impl EncodedTurn {
     /// Encodes a turn; nothing has happened when it cannot be stored.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "those of the framework's method, and the limit"
+    )]
     pub(crate) fn encode(
         token: TurnToken,
         execution_id: u64,
-        events: Vec<Event>,
+        mut events: Vec<Event>,
         worker_items: &[WorkItem],
         orchestrator_items: &[WorkItem],
         metadata: ExecutionMetadata,
         cancelled: &[ScheduledActivityIdentifier],
+        limit: PayloadLimit,
     ) -> Result<Self, ItemError> {
         let mut seen = HashSet::with_capacity(events.len());
         let mut event_rows = Vec::with_capacity(events.len());
-        for event in &events {
+        for event in &mut events {
+            if let EventKind::OrchestrationFailed { details } = &mut event.kind
+                && let Some(short) = shortened(details)
+            {
+                *details = short;
+            }
+            let event = &*event;
             if !seen.insert(event.event_id) {
                 return Err(ItemError::DuplicateEvent(event.event_id));
             }
@@ -74,7 +86,7 @@ impl EncodedTurn {
         // Scheduled and cancelled in the same turn: it is never queued.
         let mut activities = Vec::with_capacity(worker_items.len());
         for item in worker_items {
-            let activity = Activity::encode(item)?;
+            let activity = Activity::encode(item, limit)?;
             let stillborn = cancelled_rows
                 .iter()
                 .any(|c| c.0 == activity.instance && c.1 == activity.execution_id && c.2 == activity.activity_id);
@@ -84,13 +96,17 @@ impl EncodedTurn {
         }
         let messages = orchestrator_items
             .iter()
-            .map(Message::encode)
+            .map(|item| Message::encode(item, limit))
             .collect::<Result<Vec<_>, _>>()?;
+        if let Some(output) = &metadata.output {
+            limit.check("output of an orchestration", output.len())?;
+        }
         let (kv_clear, kv) = kv_changes(&events)?;
         let bytes = event_rows.iter().map(|e| e.2.len()).sum::<usize>()
             + activities.iter().map(|a| a.payload.len()).sum::<usize>()
             + messages.iter().map(|m| m.payload.len()).sum::<usize>()
             + metadata.output.as_ref().map_or(0, String::len);
+        limit.check_turn(bytes)?;
         Ok(Self {
             token,
             execution_id: signed("execution id", execution_id)?,

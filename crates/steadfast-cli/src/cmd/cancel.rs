@@ -1,13 +1,14 @@
-//! `steadfast cancel`: asks an instance to end; it does so at its next turn.
+//! `steadfast cancel`: asks an instance to end; it does so at its next turn, or at its first.
 //!
 //! Invariant: an instance that has ended is left as it is, and that is said.
 
 use clap::Args;
 use serde_json::json;
+use steadfast::inspect::PENDING;
 
 use crate::{error::CliError, output::Output, store::Store};
 
-/// Cancel a running instance and its children
+/// Cancel a running or pending instance and its children
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
     /// The instance's id
@@ -19,21 +20,26 @@ pub(crate) struct Arguments {
 
 pub(crate) async fn run(store: &Store, arguments: &Arguments, output: &mut Output) -> Result<(), CliError> {
     let Arguments { instance, reason } = arguments;
-    require_running(store, instance).await?;
+    let status = require_running(store, instance).await?;
     store.client().cancel_instance(instance, reason).await?;
+    let when = if status == PENDING {
+        ": it ends with its first turn, once a worker takes it (delete --force does not wait)"
+    } else {
+        ""
+    };
     output.say(
         &json!({ "instance_id": instance, "reason": reason }),
-        format!("cancellation of {instance:?} is queued"),
+        format!("cancellation of {instance:?} is queued{when}"),
     )
 }
 
-/// Refuses an instance that does not exist or has ended: it takes no more messages.
-pub(crate) async fn require_running(store: &Store, instance: &str) -> Result<(), CliError> {
+/// The state of an instance; refuses one that does not exist or has ended: it takes no more messages.
+pub(crate) async fn require_running(store: &Store, instance: &str) -> Result<String, CliError> {
     let status = store.instance(instance).await?.summary.status;
     match status.as_str() {
         "Completed" | "Failed" => Err(CliError::Refused(format!(
             "instance {instance:?} has ended already ({status})"
         ))),
-        _ => Ok(()),
+        _ => Ok(status),
     }
 }

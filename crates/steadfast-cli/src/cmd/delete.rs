@@ -24,7 +24,7 @@ pub(crate) struct Arguments {
     /// The instances' ids; children go with their root
     #[arg(value_name = "INSTANCE")]
     instances: Vec<String>,
-    /// Also those that still run, without telling them: cancel first where you can
+    /// Also those that still run, without telling them (cancel first where you can), and those that no worker has taken
     #[arg(long, requires = "instances")]
     force: bool,
     /// All that ended before then: an age (7d, 2h 30m) or a time (2026-01-31, 2026-01-31T12:00:00Z); they are only shown

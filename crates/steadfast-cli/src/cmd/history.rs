@@ -5,6 +5,7 @@
 use clap::Args;
 use duroxide::Event;
 use serde::Serialize;
+use steadfast::inspect::PENDING;
 
 use crate::{
     clock,
@@ -36,12 +37,14 @@ struct Document<'a> {
 
 pub(crate) async fn run(store: &Store, arguments: &Arguments, output: &mut Output) -> Result<(), CliError> {
     let id = arguments.instance.as_str();
-    let newest = store.instance(id).await?.summary.execution_id;
+    let summary = store.instance(id).await?.summary;
+    let (newest, pending) = (summary.execution_id, summary.status == PENDING);
     let execution_id = arguments.execution.unwrap_or(newest);
     let events = store.provider.read_history_with_execution_id(id, execution_id).await?;
     if events.is_empty() {
         let executions = store.provider.executions(id).await?;
-        if !executions.iter().any(|info| info.execution_id == execution_id) {
+        let known = executions.iter().any(|info| info.execution_id == execution_id);
+        if !known && !(pending && execution_id == newest) {
             return Err(CliError::NoExecution(id.to_owned(), execution_id));
         }
     }

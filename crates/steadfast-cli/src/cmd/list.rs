@@ -4,7 +4,7 @@
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use steadfast::inspect::{InstanceQuery, InstanceSummary};
+use steadfast::inspect::{InstanceQuery, InstanceSummary, PENDING};
 
 use crate::{
     clock,
@@ -33,9 +33,10 @@ pub(crate) struct Arguments {
     before: Option<u64>,
 }
 
-/// The states that duroxide gives to an instance.
+/// The states that duroxide gives to an instance, and that of one which no worker has taken.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Status {
+    Pending,
     Running,
     Completed,
     Failed,
@@ -46,6 +47,7 @@ enum Status {
 impl Status {
     fn stored(self) -> &'static str {
         match self {
+            Self::Pending => PENDING,
             Self::Running => "Running",
             Self::Completed => "Completed",
             Self::Failed => "Failed",

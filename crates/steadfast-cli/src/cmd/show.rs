@@ -8,7 +8,7 @@ use clap::Args;
 use duroxide::{SystemStats, providers::ExecutionInfo};
 use serde::Serialize;
 use serde_json::{Value, json};
-use steadfast::inspect::InstanceDetail;
+use steadfast::inspect::{InstanceDetail, PENDING};
 
 use crate::{
     clock,
@@ -112,7 +112,9 @@ fn statistics(stats: &SystemStats) -> Value {
 
 fn print(portrait: &Portrait, output: &mut Output) -> Result<(), CliError> {
     print_state(portrait, output)?;
-    print_executions(&portrait.executions, output)?;
+    if !portrait.executions.is_empty() {
+        print_executions(&portrait.executions, output)?;
+    }
     if !portrait.kv.is_empty() {
         let mut table = Grid::new(&["KEY", "VALUE"]);
         for (key, value) in &portrait.kv {
@@ -158,7 +160,16 @@ fn print_state(portrait: &Portrait, output: &mut Output) -> Result<(), CliError>
         field("pinned to", format!("duroxide {version}"))?;
     }
     field("messages", format!("{} waiting", detail.pending_messages))?;
-    field("turn", lease(detail.lease_left_ms))?;
+    let turn = lease(detail.lease_left_ms);
+    let pending = summary.status == PENDING && detail.lease_left_ms.is_none();
+    field(
+        "turn",
+        if pending {
+            "no worker has taken it yet".to_owned()
+        } else {
+            turn
+        },
+    )?;
     if let Some(stats) = &portrait.statistics {
         let sizes = |number, noun, bytes| format!("{}, {}", count(number, noun), count(bytes, "byte"));
         let history = sizes(stats.history_event_count, "event", stats.history_size_bytes);

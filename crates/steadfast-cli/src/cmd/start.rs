@@ -1,6 +1,7 @@
 //! `steadfast start`: asks for a new instance; a worker takes it when one runs.
 //!
-//! Invariant: an instance that exists is not started again (duroxide would drop the request silently).
+//! Invariant: an instance that exists, or whose start is queued, is not started again (duroxide would drop the request
+//! silently).
 
 use clap::Args;
 use serde_json::json;

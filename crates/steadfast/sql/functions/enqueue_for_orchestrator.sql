@@ -15,8 +15,8 @@ BEGIN
     IF v_results IS NOT NULL THEN
         RETURN v_results;
     END IF;
-    INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
-    SELECT m.instance_id,
+    INSERT INTO sf_inbox (instance_id, sent_at, visible_at, kind, payload)
+    SELECT m.instance_id, CASE WHEN m.kind = 1 AND m.delay_ms > 0 THEN v_now END,
            coalesce(v_now + m.delay_ms * interval '1 millisecond', to_timestamp(m.visible_ms / 1000.0), v_now),
            m.kind, m.payload
     FROM unnest(m_instance, m_delay_ms, m_visible_ms, m_kind, m_payload) WITH ORDINALITY

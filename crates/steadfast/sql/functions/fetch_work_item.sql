@@ -117,7 +117,9 @@ BEGIN
             FROM unnest(v_keys, v_works, v_owners) AS c(key, work_id, owner)
             WHERE w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
             RETURNING w.instance_key, w.work_id, w.execution_id, w.activity_id, w.attempt_count, c.owner,
-                      w.session_key, w.payload)
+                      w.session_key,
+                      -- Larger than any limit allows: nobody could take it.
+                      CASE WHEN octet_length(w.payload) <= 134283264 THEN w.payload ELSE '' END AS payload)
         SELECT c.instance_key, c.work_id, i.instance_id, c.execution_id, c.activity_id, c.attempt_count, c.owner,
                c.session_key IS NOT NULL, c.payload, coalesce(i.cache_owner = p_cache_owner, false), NULL::bigint, v_busy,
                NULL::bigint, NULL::bigint, NULL::bytea[]

@@ -13,6 +13,7 @@ use super::provider::EmbeddedProvider;
 use super::store::Store;
 use crate::fault::Faults;
 use crate::feed::{Level, Retention};
+use crate::limit::{DEFAULT_PAYLOAD_LIMIT, PayloadLimit};
 
 /// What an acknowledged operation survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -155,6 +156,7 @@ pub(crate) struct Settings {
     pub(crate) long_poll: LongPoll,
     pub(crate) durability: Durability,
     pub(crate) history_cache_bytes: usize,
+    pub(crate) payload_limit: PayloadLimit,
     pub(crate) readers: usize,
     pub(crate) retry_timeout: Duration,
     pub(crate) feed: FeedSettings,
@@ -165,6 +167,7 @@ pub(crate) struct Settings {
 #[must_use = "a builder does nothing until `open` is awaited"]
 pub struct Builder {
     place: Place,
+    payload_limit: usize,
     settings: Settings,
 }
 
@@ -186,7 +189,9 @@ impl Builder {
     pub(crate) fn over(place: Place) -> Self {
         Self {
             place,
+            payload_limit: DEFAULT_PAYLOAD_LIMIT,
             settings: Settings {
+                payload_limit: PayloadLimit::default(),
                 long_poll: LongPoll::default(),
                 durability: Durability::default(),
                 history_cache_bytes: 64 << 20,
@@ -213,6 +218,16 @@ impl Builder {
     /// Memory for histories that this process has seen. Default 64 MiB; 0 keeps none.
     pub fn history_cache_bytes(mut self, bytes: usize) -> Self {
         self.settings.history_cache_bytes = bytes;
+        self
+    }
+
+    /// Largest payload in bytes, as it is stored (JSON): an input, a result, the data of an event. Default 16 MiB
+    /// ([`DEFAULT_PAYLOAD_LIMIT`](crate::DEFAULT_PAYLOAD_LIMIT)), at most 128 MiB
+    /// ([`MAX_PAYLOAD_LIMIT`](crate::MAX_PAYLOAD_LIMIT)). A larger one is refused when it is sent; one that an activity returns
+    /// fails the activity, one that an orchestration makes fails the orchestration, by name. Processes of one store should
+    /// agree: what was stored under a higher limit is not handed out, and its instance fails.
+    pub fn payload_limit(mut self, bytes: usize) -> Self {
+        self.payload_limit = bytes;
         self
     }
 
@@ -259,7 +274,7 @@ impl Builder {
     /// # Errors
     /// [`OpenError`], also where there is no store.
     pub async fn open_read_only(self) -> Result<EmbeddedProvider, OpenError> {
-        let Self { place, settings } = self;
+        let Self { place, settings, .. } = self;
         let opened = tokio::task::spawn_blocking(move || {
             let Place::File(path) = &place else {
                 let text = "a store in memory is its provider's alone";
@@ -278,7 +293,13 @@ impl Builder {
     /// # Errors
     /// [`OpenError`]; its [`kind`](OpenError::kind) says what to do about it. A file that is refused was not changed.
     pub async fn open(self) -> Result<EmbeddedProvider, OpenError> {
-        let Self { place, settings } = self;
+        let Self {
+            place,
+            payload_limit,
+            mut settings,
+        } = self;
+        settings.payload_limit =
+            PayloadLimit::new(payload_limit).map_err(|why| OpenError::new(OpenErrorKind::Configuration, why))?;
         let opened =
             tokio::task::spawn_blocking(move || Store::open(place.clone(), settings).map_err(|e| e.at(&place)));
         match opened.await {

@@ -34,8 +34,8 @@ pub(crate) struct RawTurn {
     pub(crate) execution_id: i64,
     pub(crate) revision: i64,
     pub(crate) attempt_count: u32,
-    /// Ids and payloads, in order of arrival.
-    pub(crate) messages: Vec<(i64, Vec<u8>)>,
+    /// Ids and payloads, in order of arrival; no payload where that is too large to be handed out.
+    pub(crate) messages: Vec<(i64, Option<Vec<u8>>)>,
     /// What the cache had of the history.
     pub(crate) cached: Option<Arc<Vec<Event>>>,
     /// What follows.
@@ -250,7 +250,7 @@ fn take(
     let (cached, events) = history(tx, cache, key, &header)?;
     let kv = if header.has_kv { kv(tx, key)? } else { Vec::new() };
     let attempts = page.messages.iter().map(|m| m.attempts + 1).max().unwrap_or(1);
-    let messages: Vec<(i64, Vec<u8>)> = page.messages.into_iter().map(|m| (m.id, m.payload)).collect();
+    let messages: Vec<(i64, Option<Vec<u8>>)> = page.messages.into_iter().map(|m| (m.id, m.payload)).collect();
     Ok(Some(RawTurn {
         token: TurnToken {
             instance_key: key,
@@ -316,7 +316,7 @@ struct Claimable {
     id: i64,
     visible_at: i64,
     attempts: i64,
-    payload: Vec<u8>,
+    payload: Option<Vec<u8>>,
 }
 
 struct Page {
@@ -338,26 +338,29 @@ fn messages(tx: &Tx<'_>, key: i64, unnamed: bool) -> Result<Page, StoreError> {
     };
     let mut messages: Vec<Claimable> = Vec::new();
     let (mut bytes, mut cut) = (0, false);
+    // A continuation carries unread events beside its input: it comes in any case.
     let mut statement = tx.statement(
-        "SELECT message_id, visible_at, attempt_count, payload FROM sf_message
-         WHERE instance_key = ?1 AND visible_at <= ?2 ORDER BY visible_at, message_id",
+        "SELECT message_id, visible_at, attempt_count,
+                CASE WHEN kind = 2 OR length(payload) <= ?3 THEN payload END
+         FROM sf_message WHERE instance_key = ?1 AND visible_at <= ?2 ORDER BY visible_at, message_id",
     )?;
-    let mut rows = statement.query((key, tx.now))?;
+    let mut rows = statement.query((key, tx.now, tx.handed_out))?;
     while let Some(row) = rows.next()? {
         if messages.len() == MAX_MESSAGES || bytes >= MAX_BYTES {
             cut = true;
             break;
         }
         let message = read(row)?;
-        bytes += message.payload.len();
+        bytes += message.payload.as_ref().map_or(0, Vec::len);
         messages.push(message);
     }
     drop(rows);
     if cut && unnamed {
         let starts = tx.all(
-            "SELECT message_id, visible_at, attempt_count, payload FROM sf_message
-             WHERE instance_key = ?1 AND kind IN (1, 2) AND visible_at <= ?2",
-            (key, tx.now),
+            "SELECT message_id, visible_at, attempt_count,
+                    CASE WHEN kind = 2 OR length(payload) <= ?3 THEN payload END
+             FROM sf_message WHERE instance_key = ?1 AND kind IN (1, 2) AND visible_at <= ?2",
+            (key, tx.now, tx.handed_out),
             read,
         )?;
         for start in starts {

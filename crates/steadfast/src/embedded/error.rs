@@ -92,6 +92,11 @@ impl StoreError {
         matches!(self, Self::Refused(_) | Self::Item(_) | Self::Rejected(_))
     }
 
+    /// Whether a call is refused for what it holds, for good: neither its token nor the file is to blame.
+    pub(crate) fn refuses_content(&self) -> bool {
+        self.class() == Class::Permanent && !matches!(self, Self::Closed | Self::Refused(_))
+    }
+
     /// As the framework sees it.
     pub(crate) fn into_provider_error(self, operation: &str) -> ProviderError {
         if self.is_retryable() {

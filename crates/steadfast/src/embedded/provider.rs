@@ -30,6 +30,7 @@ use super::store::Store;
 use super::{fetch, op};
 use crate::group::{TurnGroup, WorkGroup};
 use crate::item::{Activity, Message, signed};
+use crate::refused::{self, Failure};
 use crate::token::InvalidToken;
 use crate::turn::EncodedTurn;
 
@@ -133,14 +134,24 @@ impl Provider for EmbeddedProvider {
         &self,
         lock_token: &str,
         execution_id: u64,
-        history_delta: Vec<Event>,
+        mut history_delta: Vec<Event>,
         worker_items: Vec<WorkItem>,
-        orchestrator_items: Vec<WorkItem>,
-        metadata: ExecutionMetadata,
+        mut orchestrator_items: Vec<WorkItem>,
+        mut metadata: ExecutionMetadata,
         cancelled_activities: Vec<ScheduledActivityIdentifier>,
     ) -> Result<(), ProviderError> {
         const OP: &str = "ack_orchestration_item";
         let token = lock_token.parse().map_err(refuse::<InvalidToken>(OP))?;
+        let failure = Failure {
+            execution_id,
+            events: &mut history_delta,
+            messages: &mut orchestrator_items,
+            metadata: &mut metadata,
+        };
+        op::ack_orchestration_item::complete(self.store(), lock_token, failure)
+            .await
+            .map_err(refuse(OP))?;
+        let began = refused::beginning(&history_delta);
         let turn = EncodedTurn::encode(
             token,
             execution_id,
@@ -149,10 +160,18 @@ impl Provider for EmbeddedProvider {
             &orchestrator_items,
             metadata,
             &cancelled_activities,
+            self.store().payload_limit(),
         );
-        op::ack_orchestration_item::ack(self.store(), AckTurn(turn.map_err(refuse(OP))?))
-            .await
-            .map_err(refuse(OP))
+        let acked = match turn {
+            Ok(turn) => op::ack_orchestration_item::ack(self.store(), AckTurn(turn)).await,
+            Err(error) => Err(error.into()),
+        };
+        match &acked {
+            Ok(()) => self.store().refused.forget(lock_token),
+            Err(error) if error.refuses_content() => self.store().refused.note(lock_token, began),
+            Err(_) => {}
+        }
+        acked.map_err(refuse(OP))
     }
 
     async fn abandon_orchestration_item(
@@ -209,7 +228,7 @@ impl Provider for EmbeddedProvider {
 
     async fn enqueue_for_worker(&self, item: WorkItem) -> Result<(), ProviderError> {
         const OP: &str = "enqueue_for_worker";
-        let activity = Activity::encode(&item).map_err(refuse(OP))?;
+        let activity = Activity::encode(&item, self.store().payload_limit()).map_err(refuse(OP))?;
         self.store().submit(QueuedActivity(activity)).await.map_err(refuse(OP))
     }
 
@@ -234,7 +253,7 @@ impl Provider for EmbeddedProvider {
     async fn ack_work_item(&self, token: &str, completion: Option<WorkItem>) -> Result<(), ProviderError> {
         const OP: &str = "ack_work_item";
         let token = token.parse().map_err(refuse::<InvalidToken>(OP))?;
-        let work = AckedWork::encode(token, completion.as_ref()).map_err(refuse(OP))?;
+        let work = AckedWork::encode(token, completion.as_ref(), self.store().payload_limit()).map_err(refuse(OP))?;
         self.store().submit(work).await.map_err(refuse(OP))
     }
 
@@ -284,7 +303,7 @@ impl Provider for EmbeddedProvider {
 
     async fn enqueue_for_orchestrator(&self, item: WorkItem, delay: Option<Duration>) -> Result<(), ProviderError> {
         const OP: &str = "enqueue_for_orchestrator";
-        let message = Message::encode(&item).map_err(refuse(OP))?;
+        let message = Message::encode_arrival(&item, self.store().payload_limit()).map_err(refuse(OP))?;
         self.store()
             .submit(Enqueued { message, delay })
             .await

@@ -32,6 +32,8 @@ use crate::batch::{Lane, Limits};
 use crate::feed::Bell;
 use crate::group::{TurnGroup, WorkGroup};
 use crate::history_cache::HistoryCache;
+use crate::limit::PayloadLimit;
+use crate::refused::RefusedTurns;
 use crate::sessions::Sessions;
 
 /// Bounds of one transaction.
@@ -223,6 +225,7 @@ pub(crate) struct Store {
     place: Place,
     /// The store's time less the uptime.
     offset_ms: i64,
+    pub(crate) refused: RefusedTurns,
     cache: Mutex<HistoryCache>,
     readers: Option<Arc<Readers>>,
     /// Where the store is only looked at.
@@ -291,6 +294,7 @@ impl Store {
             mailbox: Mailbox::new(),
             sessions: Sessions::default(),
             bell: Arc::default(),
+            refused: RefusedTurns::default(),
             cache: Mutex::new(HistoryCache::looked_into(settings.history_cache_bytes)),
             readers: None,
             look: None,
@@ -341,6 +345,11 @@ impl Store {
     /// The wall clock's time.
     pub(crate) fn wall_now(&self) -> i64 {
         Reading::take(&self.settings.faults).wall_ms
+    }
+
+    /// The largest payload that is taken.
+    pub(crate) fn payload_limit(&self) -> PayloadLimit {
+        self.settings.payload_limit
     }
 
     pub(crate) fn place(&self) -> &Place {

@@ -9,6 +9,7 @@ use super::error::StoreError;
 use super::feed::FeedSettings;
 use super::schema::save_clock;
 use crate::fault::Faults;
+use crate::limit::PayloadLimit;
 
 /// What has become available, or will.
 #[derive(Debug, Default, Clone, Copy)]
@@ -33,6 +34,8 @@ pub(crate) struct Tx<'c> {
     /// The wall clock's, for people and for the due times of timers.
     pub(crate) wall_ms: i64,
     pub(crate) effects: Effects,
+    /// Largest payload that a claim hands out, in bytes.
+    pub(crate) handed_out: i64,
     /// What is recorded, and kept.
     pub(crate) feed: FeedSettings,
     /// End of the change feed, once it was asked for.
@@ -48,6 +51,7 @@ impl<'c> Tx<'c> {
         clock: &Kept,
         faults: &Faults,
         feed: FeedSettings,
+        limit: PayloadLimit,
     ) -> Result<Self, StoreError> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let next_id = connection
@@ -66,6 +70,7 @@ impl<'c> Tx<'c> {
             now: clock.at(reading),
             wall_ms: reading.wall_ms,
             effects: Effects::default(),
+            handed_out: limit.handed_out(),
             feed,
             feed_last: None,
             next_id,

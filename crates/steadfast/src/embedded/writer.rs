@@ -279,8 +279,14 @@ impl Writer {
         brought.turns = turns.into_iter().map(|look| (look, Looked::nothing())).collect();
         brought.work = work.into_iter().map(|look| (look, Looked::nothing())).collect();
         let faults = self.store.settings.faults.clone();
-        let mut tx =
-            Tx::begin(&self.connection, &self.clock, &faults, self.store.settings.feed).map_err(Trouble::Whole)?;
+        let mut tx = Tx::begin(
+            &self.connection,
+            &self.clock,
+            &faults,
+            self.store.settings.feed,
+            self.store.payload_limit(),
+        )
+        .map_err(Trouble::Whole)?;
         if self.mark_due
             && let Err(error) = log::mark(tx.connection(), Phase::Working)
         {

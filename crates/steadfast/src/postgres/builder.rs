@@ -18,6 +18,7 @@ use super::target::{ConnectTarget, TargetError};
 use crate::background::Background;
 use crate::fault::Faults;
 use crate::feed::{Feed, Level, Retention};
+use crate::limit::{DEFAULT_PAYLOAD_LIMIT, PayloadLimit};
 
 /// Schema of providers that name none.
 pub const DEFAULT_SCHEMA: &str = "steadfast";
@@ -179,6 +180,7 @@ pub struct Builder {
     install_timeout: Duration,
     retry_timeout: Duration,
     history_cache_bytes: usize,
+    payload_limit: usize,
     transaction_pooler: bool,
     password: Option<PasswordProvider>,
     feed: (Level, Retention),
@@ -206,6 +208,7 @@ impl Builder {
             install_timeout: Duration::from_secs(120),
             retry_timeout: Duration::from_secs(30),
             history_cache_bytes: 64 << 20,
+            payload_limit: DEFAULT_PAYLOAD_LIMIT,
             transaction_pooler: false,
             password: None,
             feed: (Level::default(), Retention::default()),
@@ -263,6 +266,15 @@ impl Builder {
     /// Memory for histories that this process has seen. Default 64 MiB; 0 keeps none.
     pub fn history_cache_bytes(mut self, bytes: usize) -> Self {
         self.history_cache_bytes = bytes;
+        self
+    }
+
+    /// Largest payload in bytes, as it is stored (JSON): an input, a result, the data of an event. Default 16 MiB
+    /// ([`DEFAULT_PAYLOAD_LIMIT`](crate::DEFAULT_PAYLOAD_LIMIT)), at most 128 MiB ([`MAX_PAYLOAD_LIMIT`](crate::MAX_PAYLOAD_LIMIT)). A larger one is refused when it is sent; one that an
+    /// activity returns fails the activity, one that an orchestration makes fails the orchestration, by name. Processes of one
+    /// store should agree: what was stored under a higher limit is not handed out, and its instance fails.
+    pub fn payload_limit(mut self, bytes: usize) -> Self {
+        self.payload_limit = bytes;
         self
     }
 
@@ -333,7 +345,10 @@ impl Builder {
             .target?
             .with_default_application_name("steadfast")
             .with_default_connect_timeout(Duration::from_secs(10));
+        let payload_limit =
+            PayloadLimit::new(self.payload_limit).map_err(|why| OpenError::new(OpenErrorKind::Configuration, why))?;
         let settings = PipeSettings {
+            payload_limit,
             schema: self.schema,
             pool_size: self.pool_size.unwrap_or_else(pool_size_from_env),
             call_timeout: self.call_timeout,

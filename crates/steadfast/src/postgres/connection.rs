@@ -23,6 +23,7 @@ use super::store::later;
 use super::target::{ConnectError, ConnectTarget, Connected};
 use crate::background::Background;
 use crate::fault::{Fault, Faults, When};
+use crate::limit::PayloadLimit;
 
 /// Gives the password for a new connection; asked again when the server refused the last one.
 pub type PasswordProvider = Arc<
@@ -45,6 +46,8 @@ pub(crate) struct PipeSettings {
     /// Behind a transaction-mode pooler: no prepared statements, no session settings, no LISTEN.
     pub(crate) transaction_pooler: bool,
     pub(crate) password: Option<PasswordProvider>,
+    /// The largest payload that is sent.
+    pub(crate) payload_limit: PayloadLimit,
 }
 
 impl fmt::Debug for PipeSettings {

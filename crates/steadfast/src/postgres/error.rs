@@ -98,6 +98,11 @@ impl StoreError {
         self.class() == Class::Retryable
     }
 
+    /// Whether a call is refused for what it holds, for good: neither its token nor the store is to blame.
+    pub(crate) fn refuses_content(&self) -> bool {
+        self.class() == Class::Permanent && !matches!(self, Self::Closed | Self::Refused(_))
+    }
+
     /// Whether the call may have happened although it failed: everything but an answer of the server that says
     /// that it was rolled back, and what never reached it.
     pub(crate) fn is_in_doubt(&self) -> bool {

@@ -30,6 +30,7 @@ use super::{op, vouched};
 use crate::group::{TurnGroup, WorkGroup};
 use crate::item::{Activity, Message, signed};
 use crate::refusal::Refusal;
+use crate::refused::{self, Failure};
 use crate::token::InvalidToken;
 use crate::turn::EncodedTurn;
 
@@ -190,15 +191,25 @@ impl Provider for PostgresProvider {
         &self,
         lock_token: &str,
         execution_id: u64,
-        history_delta: Vec<Event>,
+        mut history_delta: Vec<Event>,
         worker_items: Vec<WorkItem>,
-        orchestrator_items: Vec<WorkItem>,
-        metadata: ExecutionMetadata,
+        mut orchestrator_items: Vec<WorkItem>,
+        mut metadata: ExecutionMetadata,
         cancelled_activities: Vec<ScheduledActivityIdentifier>,
     ) -> Result<(), ProviderError> {
         vouched::forget();
         const OP: &str = "ack_orchestration_item";
         let token = lock_token.parse().map_err(refuse::<InvalidToken>(OP))?;
+        let failure = Failure {
+            execution_id,
+            events: &mut history_delta,
+            messages: &mut orchestrator_items,
+            metadata: &mut metadata,
+        };
+        op::ack_orchestration_item::complete(self.store(), lock_token, failure)
+            .await
+            .map_err(refuse(OP))?;
+        let began = refused::beginning(&history_delta);
         let turn = EncodedTurn::encode(
             token,
             execution_id,
@@ -207,12 +218,18 @@ impl Provider for PostgresProvider {
             &orchestrator_items,
             metadata,
             &cancelled_activities,
+            self.store().payload_limit(),
         );
-        self.store()
-            .ack_turns
-            .submit(turn.map_err(refuse(OP))?)
-            .await
-            .map_err(refuse(OP))
+        let acked = match turn {
+            Ok(turn) => self.store().ack_turns.submit(turn).await,
+            Err(error) => Err(error.into()),
+        };
+        match &acked {
+            Ok(()) => self.store().refused.forget(lock_token),
+            Err(error) if error.refuses_content() => self.store().refused.note(lock_token, began),
+            Err(_) => {}
+        }
+        acked.map_err(refuse(OP))
     }
 
     async fn abandon_orchestration_item(
@@ -283,7 +300,7 @@ impl Provider for PostgresProvider {
     async fn enqueue_for_worker(&self, item: WorkItem) -> Result<(), ProviderError> {
         vouched::forget();
         const OP: &str = "enqueue_for_worker";
-        let activity = Activity::encode(&item).map_err(refuse(OP))?;
+        let activity = Activity::encode(&item, self.store().payload_limit()).map_err(refuse(OP))?;
         self.store().enqueue_work.submit(activity).await.map_err(refuse(OP))
     }
 
@@ -318,7 +335,7 @@ impl Provider for PostgresProvider {
         vouched::forget();
         const OP: &str = "ack_work_item";
         let token = token.parse().map_err(refuse::<InvalidToken>(OP))?;
-        let work = AckedWork::encode(token, completion.as_ref()).map_err(refuse(OP))?;
+        let work = AckedWork::encode(token, completion.as_ref(), self.store().payload_limit()).map_err(refuse(OP))?;
         self.store().ack_work.submit(work).await.map_err(refuse(OP))
     }
 
@@ -372,7 +389,7 @@ impl Provider for PostgresProvider {
     async fn enqueue_for_orchestrator(&self, item: WorkItem, delay: Option<Duration>) -> Result<(), ProviderError> {
         vouched::forget();
         const OP: &str = "enqueue_for_orchestrator";
-        let message = Message::encode(&item).map_err(refuse(OP))?;
+        let message = Message::encode_arrival(&item, self.store().payload_limit()).map_err(refuse(OP))?;
         self.store()
             .enqueue_messages
             .submit(Enqueued { message, delay })

@@ -36,6 +36,8 @@ use crate::background::Tasks;
 use crate::feed::Bell;
 use crate::group::{TurnGroup, WorkGroup};
 use crate::history_cache::HistoryCache;
+use crate::limit::PayloadLimit;
+use crate::refused::RefusedTurns;
 use crate::sessions::Sessions;
 
 /// Everything behind a provider.
@@ -58,6 +60,7 @@ pub(crate) struct Store {
     pub(crate) reads: Arc<BatchLane<Reads>>,
     pub(crate) custom_statuses: Arc<BatchLane<CustomStatuses>>,
     pub(crate) sessions: Sessions,
+    pub(crate) refused: RefusedTurns,
     pub(crate) turn_floors: Floors<TurnGroup, i64>,
     pub(crate) work_floors: Floors<WorkGroup, Vec<u8>>,
     pub(crate) feed: FeedSide,
@@ -126,6 +129,7 @@ impl Store {
                 custom_statuses: BatchLane::new(weak.clone()),
                 feed,
                 sessions: Sessions::default(),
+                refused: RefusedTurns::default(),
                 turn_floors: Floors::new(),
                 work_floors: Floors::new(),
                 cache: Mutex::new(HistoryCache::new(cache_bytes)),
@@ -143,6 +147,11 @@ impl Store {
                 stop,
             }
         })
+    }
+
+    /// The largest payload that is taken.
+    pub(crate) fn payload_limit(&self) -> PayloadLimit {
+        self.pipe.settings().payload_limit
     }
 
     pub(crate) fn cache(&self) -> MutexGuard<'_, HistoryCache> {

@@ -16,6 +16,7 @@ pub(crate) struct RawWork {
     pub(crate) token: WorkToken,
     pub(crate) attempt_count: u32,
     pub(crate) in_session: bool,
+    /// Empty where it is too large to be handed out.
     pub(crate) payload: Vec<u8>,
 }
 
@@ -282,8 +283,17 @@ fn take(
     let raw = tx.one(
         "UPDATE sf_work SET claim = ?2, available_at = ?3, leased_at = ?4, lease_ms = ?5,
              attempt_count = attempt_count + 1
-         WHERE work_id = ?1 AND instance_key = ?6 RETURNING attempt_count, payload",
-        (work_id, claim, until(tx, group.lease_ms), tx.now, group.lease_ms, key),
+         WHERE work_id = ?1 AND instance_key = ?6 RETURNING attempt_count,
+             CASE WHEN length(payload) <= ?7 THEN payload ELSE x'' END",
+        (
+            work_id,
+            claim,
+            until(tx, group.lease_ms),
+            tx.now,
+            group.lease_ms,
+            key,
+            tx.handed_out,
+        ),
         |row| {
             Ok(RawWork {
                 token: work_token(key, work_id, claim, group.lease_ms),

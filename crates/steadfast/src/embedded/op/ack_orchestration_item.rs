@@ -10,8 +10,9 @@ use crate::embedded::claim::isolation;
 use crate::embedded::error::StoreError;
 use crate::embedded::store::Store;
 use crate::embedded::transaction::Tx;
-use crate::item::pack_version;
+use crate::item::{pack_version, signed};
 use crate::refusal::Refusal;
+use crate::refused::{self, Failure};
 use crate::turn::EncodedTurn;
 
 /// A turn to commit.
@@ -95,6 +96,27 @@ pub(crate) async fn ack(store: &Store, turn: AckTurn) -> Result<(), StoreError> 
             .append(turn.token.instance_key, turn.execution_id, &turn.events, bytes);
     }
     outcome
+}
+
+/// Adds to the failure of a refused turn what the runtime no longer knows; leaves any other turn as it is.
+pub(crate) async fn complete(store: &Store, token: &str, failure: Failure<'_>) -> Result<(), StoreError> {
+    match store.refused.find(token, failure.events) {
+        None => {}
+        Some(Some(began)) => failure.complete(began, true),
+        Some(None) => {
+            let instance = failure
+                .events
+                .first()
+                .map(|e| e.instance_id.clone())
+                .unwrap_or_default();
+            let execution_id = signed("execution id", failure.execution_id)?;
+            let history = super::read::read_execution(store, &instance, Some(execution_id)).await?;
+            if let Some(began) = refused::beginning(&history) {
+                failure.complete(began, false);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Asks everything that can refuse a turn, in one look.

@@ -11,6 +11,7 @@ use crate::embedded::claim::isolation;
 use crate::embedded::error::StoreError;
 use crate::embedded::transaction::Tx;
 use crate::item::{ItemError, Message, MessageKind};
+use crate::limit::PayloadLimit;
 use crate::refusal::Refusal;
 use crate::token::WorkToken;
 
@@ -21,8 +22,14 @@ pub(crate) struct AckedWork {
 }
 
 impl AckedWork {
-    pub(crate) fn encode(token: WorkToken, completion: Option<&WorkItem>) -> Result<Self, ItemError> {
-        let completion = completion.map(Message::encode).transpose()?;
+    pub(crate) fn encode(
+        token: WorkToken,
+        completion: Option<&WorkItem>,
+        limit: PayloadLimit,
+    ) -> Result<Self, ItemError> {
+        let completion = completion
+            .map(|item| Message::encode_completion(item, limit))
+            .transpose()?;
         match &completion {
             Some(m) if !matches!(m.kind, MessageKind::ActivityCompleted | MessageKind::ActivityFailed) => {
                 Err(ItemError::WrongQueue("an activity's completion that is none"))

@@ -25,7 +25,8 @@ struct Deleted {
 struct Doomed {
     key: i64,
     execution_id: i64,
-    named: bool,
+    /// It is an instance, begun or pending, and not only a row that messages hang on.
+    known: bool,
 }
 
 impl Operation for Deleted {
@@ -38,10 +39,10 @@ impl Operation for Deleted {
         for Doomed {
             key,
             execution_id,
-            named,
+            known,
         } in keys
         {
-            if named {
+            if known {
                 feed_append::note(tx, key, execution_id, Kind::Deleted)?;
             }
             let delete = |table: &str| {
@@ -66,16 +67,22 @@ impl Deleted {
     fn deletable(&self, tx: &Tx<'_>) -> Result<Vec<Doomed>, StoreError> {
         let mut keys = Vec::new();
         for id in &self.ids {
-            let found: Option<(i64, bool, i64, bool)> = tx.one(
+            let found: Option<(i64, bool, i64, bool, bool)> = tx.one(
                 "SELECT instance_key, orchestration_name IS NOT NULL AND status NOT IN ('Completed', 'Failed'),
-                        execution_id, orchestration_name IS NOT NULL
-                 FROM sf_instance WHERE instance_id = ?1",
+                        execution_id, orchestration_name IS NOT NULL, orchestration_name IS NULL AND EXISTS (
+                            SELECT 1 FROM sf_message m WHERE m.instance_key = i.instance_key AND m.kind IN (1, 2) AND m.kind = 1)
+                 FROM sf_instance i WHERE instance_id = ?1",
                 [id],
-                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+                |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)),
             )?;
-            let Some((key, running, execution_id, named)) = found else {
+            let Some((key, running, execution_id, named, pending)) = found else {
                 continue;
             };
+            if pending && (!self.force || self.ended.as_ref() == Some(id)) {
+                return Err(StoreError::Rejected(format!(
+                    "Instance {id} is pending: no worker has taken it. Use force=true to delete it all the same."
+                )));
+            }
             // Between two executions is running, too.
             if running && (!self.force || self.ended.as_ref() == Some(id)) {
                 return Err(StoreError::Rejected(format!(
@@ -86,7 +93,7 @@ impl Deleted {
                 keys.push(Doomed {
                     key,
                     execution_id,
-                    named,
+                    known: named || pending,
                 });
             }
         }
@@ -127,7 +134,10 @@ pub(crate) async fn delete_tree(
     let Some(detail) = instance_detail::get(store, instance).await? else {
         return Err(StoreError::Rejected(format!("Instance {instance} not found")));
     };
-    if detail.summary.parent_instance_id.is_some() {
+    // A child that nobody had taken when its parent was deleted is a root now.
+    if let Some(parent) = &detail.summary.parent_instance_id
+        && instance_detail::get(store, parent).await?.is_some()
+    {
         return Err(StoreError::Rejected(format!(
             "Cannot delete sub-orchestration {instance} directly: delete its root instance."
         )));

@@ -15,7 +15,7 @@ use super::quarantine::QuarantinedMessages;
 use crate::embedded::claim::RawTurn;
 use crate::embedded::error::StoreError;
 use crate::embedded::store::Store;
-use crate::item::decode_history;
+use crate::item::{decode_history, stand_in};
 use crate::mailbox;
 use crate::token::TurnToken;
 
@@ -29,10 +29,24 @@ pub(crate) struct ClaimedTurn {
 /// Decodes a claim; `None` when nothing of it can be handed over.
 pub(crate) async fn decode(store: &Store, mut raw: RawTurn) -> Result<Option<ClaimedTurn>, StoreError> {
     let mut messages = decode_messages(store, &raw).await?;
+    let large = raw.messages.iter().find(|(_, payload)| payload.is_none()).map(|(id, _)| *id);
+    if let Some(id) = large {
+        let start = match raw.name {
+            Some(_) => None,
+            None => super::pending_instances::get(store, &raw.instance).await?,
+        };
+        messages.push((id, stand_in(&raw.instance, start.map(|s| s.summary.orchestration_name))));
+    }
     if messages.is_empty() {
         return Ok(None);
     }
-    let history = history(store, &mut raw);
+    let history = match history(store, &mut raw) {
+        _ if large.is_some() => Err(format!(
+            "a message cannot be handed out: {}",
+            store.payload_limit().too_large()
+        )),
+        history => history,
+    };
     if let Ok(events) = &history {
         messages = hold_back(store, raw.token, events, messages).await?;
         if messages.is_empty() {
@@ -128,6 +142,7 @@ async fn decode_messages(store: &Store, raw: &RawTurn) -> Result<Vec<(i64, WorkI
     let mut messages = Vec::with_capacity(raw.messages.len());
     let mut bad = Vec::new();
     for (id, payload) in &raw.messages {
+        let Some(payload) = payload else { continue };
         match serde_json::from_slice(payload) {
             Ok(item) => messages.push((*id, item)),
             Err(error) => bad.push((*id, error.to_string())),

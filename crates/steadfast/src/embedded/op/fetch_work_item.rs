@@ -32,6 +32,7 @@ pub(crate) async fn decode(
             .took(owner, Duration::from_millis(lease_ms.unsigned_abs()));
     }
     let error = match serde_json::from_slice::<WorkItem>(&raw.payload) {
+        Err(_) if raw.payload.is_empty() => store.payload_limit().too_large(),
         // The runtime panics on anything else in this queue.
         Ok(item @ WorkItem::ActivityExecute { .. }) => {
             return Ok(Some(ClaimedWork {

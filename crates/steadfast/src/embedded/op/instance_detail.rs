@@ -1,6 +1,6 @@
 //! One instance, with what its current execution has come to.
 //!
-//! Invariant: a claimed start that was never acknowledged is not an instance.
+//! Invariant: a start that was never acknowledged is a pending instance.
 
 use rusqlite::{OptionalExtension, Row};
 
@@ -20,6 +20,17 @@ const QUESTION: &str = "
 
 /// The instance, or `None`.
 pub(crate) async fn get(store: &Store, instance: &str) -> Result<Option<InstanceDetail>, StoreError> {
+    if let Some(begun) = begun(store, instance).await? {
+        return Ok(Some(begun));
+    }
+    match super::pending_instances::get(store, instance).await? {
+        // It may have begun between the two looks.
+        None => begun(store, instance).await,
+        pending => Ok(pending),
+    }
+}
+
+async fn begun(store: &Store, instance: &str) -> Result<Option<InstanceDetail>, StoreError> {
     let id = instance.to_owned();
     let now = store.now();
     store

@@ -3,6 +3,7 @@
 //! Invariant: a page is bounded; the next one goes on after the last row's key.
 
 use super::instance_detail::summary;
+use super::pending_instances;
 use crate::embedded::error::StoreError;
 use crate::embedded::store::Store;
 use crate::inspect::{InstanceQuery, InstanceSummary};
@@ -16,8 +17,23 @@ const QUESTION: &str = "
       AND (?3 IS NULL OR substr(instance_id, 1, length(?3)) = ?3) AND instance_key < ?4
     ORDER BY instance_key DESC LIMIT ?5";
 
-/// One page, newest first.
+/// One page, newest first. Pending instances are looked for first: one that becomes an instance meanwhile is seen twice
+/// rather than not at all, and told once.
 pub(crate) async fn page(store: &Store, query: &InstanceQuery) -> Result<Vec<InstanceSummary>, StoreError> {
+    let pending = pending_instances::page(store, query).await?;
+    let begun = begun(store, query).await?;
+    let mut page: Vec<InstanceSummary> = pending
+        .into_iter()
+        .filter(|p| !begun.iter().any(|b| b.instance_id == p.instance_id))
+        .collect();
+    page.extend(begun);
+    page.sort_unstable_by_key(|summary| std::cmp::Reverse(summary.key));
+    page.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
+    Ok(page)
+}
+
+/// Those of a page that a worker has begun.
+async fn begun(store: &Store, query: &InstanceQuery) -> Result<Vec<InstanceSummary>, StoreError> {
     let query = query.clone();
     store
         .ask(move |connection| {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use crate::batch::Limits;
-use crate::item::{index_key, pack_version};
+use crate::item::{index_key, pack_version, signed};
 use crate::postgres::error::StoreError;
 use crate::postgres::exchange::{Exchange, Targets, exchange};
 use crate::postgres::feed::feed_kinds;
@@ -18,6 +18,7 @@ use crate::postgres::lane::{Batch, Coded, Entry, Hand, Made, Terms};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column};
+use crate::refused::{self, Failure};
 use crate::turn::EncodedTurn;
 
 /// Acks of turns.
@@ -122,6 +123,27 @@ impl Exchange for AckTurns {
         let plain = calls.iter().flat_map(|c| &c.activities).all(|a| a.session.is_none());
         plain.then(|| Targets::Work(calls.iter().map(|c| c.token.instance_key).collect()))
     }
+}
+
+/// Adds to the failure of a refused turn what the runtime no longer knows; leaves any other turn as it is.
+pub(crate) async fn complete(store: &Arc<Store>, token: &str, failure: Failure<'_>) -> Result<(), StoreError> {
+    match store.refused.find(token, failure.events) {
+        None => {}
+        Some(Some(began)) => failure.complete(began, true),
+        Some(None) => {
+            let instance = failure
+                .events
+                .first()
+                .map(|e| e.instance_id.clone())
+                .unwrap_or_default();
+            let execution_id = signed("execution id", failure.execution_id)?;
+            let history = super::read::read_execution(store, &instance, Some(execution_id)).await?;
+            if let Some(began) = refused::beginning(&history) {
+                failure.complete(began, false);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// How long until an epoch time by this machine's clock. Only a hint: the database's clock decides, and tells the

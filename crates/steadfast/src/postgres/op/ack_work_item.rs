@@ -10,6 +10,7 @@ use duroxide::providers::WorkItem;
 
 use crate::batch::Limits;
 use crate::item::{ItemError, Message, MessageKind};
+use crate::limit::PayloadLimit;
 use crate::postgres::exchange::{Exchange, Targets, exchange};
 use crate::postgres::fetch_lane::Mark;
 use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms};
@@ -28,8 +29,14 @@ pub(crate) struct AckedWork {
 }
 
 impl AckedWork {
-    pub(crate) fn encode(token: WorkToken, completion: Option<&WorkItem>) -> Result<Self, ItemError> {
-        let completion = completion.map(Message::encode).transpose()?;
+    pub(crate) fn encode(
+        token: WorkToken,
+        completion: Option<&WorkItem>,
+        limit: PayloadLimit,
+    ) -> Result<Self, ItemError> {
+        let completion = completion
+            .map(|item| Message::encode_completion(item, limit))
+            .transpose()?;
         match &completion {
             Some(m) if !matches!(m.kind, MessageKind::ActivityCompleted | MessageKind::ActivityFailed) => {
                 Err(ItemError::WrongQueue("an activity's completion that is none"))

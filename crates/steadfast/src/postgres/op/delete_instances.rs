@@ -3,11 +3,12 @@
 //! Invariant: a tree goes as a whole or stays as a whole.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use duroxide::providers::{DeleteInstanceResult, InstanceFilter};
 use uuid::Uuid;
 
-use super::list_children;
+use super::{instance_detail, list_children};
 use crate::group::millis;
 use crate::postgres::error::StoreError;
 use crate::postgres::params::Params;
@@ -15,6 +16,8 @@ use crate::postgres::store::{Store, column};
 
 /// Bulk operations take so many roots when the caller sets no limit: the framework's own default.
 const DEFAULT_LIMIT: u32 = 1000;
+/// So often a pending instance is looked for again while a claim is taking it.
+const CLAIMING: u32 = 100;
 
 /// Deletes exactly these instances.
 pub(crate) async fn delete(
@@ -56,6 +59,9 @@ async fn delete_if(
         [5, ..] => Err(StoreError::Rejected(format!(
             "Instance {culprit} is still running. Cancel it first, or use force=true to delete it anyway."
         ))),
+        [7, ..] => Err(StoreError::Rejected(format!(
+            "Instance {culprit} is pending: no worker has taken it. Use force=true to delete it all the same."
+        ))),
         [6, ..] => Err(StoreError::Rejected(format!(
             "Cannot delete: sub-orchestration {culprit} belongs to one of these instances and is not among them."
         ))),
@@ -69,16 +75,27 @@ pub(crate) async fn delete_tree(
     instance: &str,
     force: bool,
 ) -> Result<DeleteInstanceResult, StoreError> {
-    let Some(detail) = super::instance_detail::get(store, instance).await? else {
+    let Some(detail) = instance_detail::get(store, instance).await? else {
         return Err(StoreError::Rejected(format!("Instance {instance} not found")));
     };
-    if detail.summary.parent_instance_id.is_some() {
+    // A child that nobody had taken when its parent was deleted is a root now.
+    if let Some(parent) = &detail.summary.parent_instance_id
+        && instance_detail::get(store, parent).await?.is_some()
+    {
         return Err(StoreError::Rejected(format!(
             "Cannot delete sub-orchestration {instance} directly: delete its root instance."
         )));
     }
-    let tree = list_children::list(store, instance, true).await?;
-    delete(store, &tree, force).await
+    let mut tries = 0..CLAIMING;
+    loop {
+        let tree = list_children::list(store, instance, true).await?;
+        let deleted = delete(store, &tree, force).await?;
+        // Nothing was there: a claim is taking its start at this moment, and will have made it an instance.
+        if deleted.instances_deleted > 0 || tries.next().is_none() {
+            return Ok(deleted);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// Deletes ended roots that match, each with its tree; a tree that is held up fails alone and is logged.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::abandon_orchestration_item::AbandonedTurn;
 use crate::group::{TurnGroup, millis};
-use crate::item::decode_history;
+use crate::item::{decode_history, stand_in};
 use crate::mailbox;
 use crate::postgres::error::StoreError;
 use crate::postgres::exchange::Targets;
@@ -123,7 +123,8 @@ fn params(store: &Store, group: &TurnGroup, limit: usize, terms: &ClaimTerms, re
         .big(owner)
         .bigs(forgotten)
         .int(MAX_MESSAGES)
-        .big(MAX_BYTES)
+        // Of which four times bound a single message.
+        .big(MAX_BYTES.max(store.payload_limit().handed_out() / 4))
 }
 
 async fn decode(
@@ -225,13 +226,28 @@ async fn decode_turn(
     };
     let attempt_count: i32 = column(row, "attempt_count")?;
     let message_ids: Vec<i64> = column(row, "message_ids")?;
-    let payloads: Vec<Vec<u8>> = column(row, "messages")?;
+    let payloads: Vec<Option<Vec<u8>>> = column(row, "messages")?;
     let token = token_of(group, claim, header.instance_key, &message_ids);
-    let mut messages = decode_messages(store, &header, claim, &message_ids, &payloads).await?;
+    let limit = store.payload_limit();
+    let (small, large): (Vec<_>, Vec<_>) = message_ids
+        .iter()
+        .zip(payloads)
+        .partition(|(_, payload)| payload.as_ref().is_some_and(|p| limit.hands_out(p)));
+    let mut messages = decode_messages(store, &header, claim, &small).await?;
+    if let Some((id, _)) = large.first() {
+        let unnamed = column::<Option<Vec<u8>>>(row, "orchestration_name")?.is_none();
+        let start = if unnamed {
+            super::pending_instances::get(store, &header.instance).await?
+        } else {
+            None
+        };
+        messages.push((**id, stand_in(&header.instance, start.map(|s| s.summary.orchestration_name))));
+    }
     if messages.is_empty() {
         return Ok(None);
     }
     let history = match history(store, &header, row).await {
+        _ if !large.is_empty() => Err(format!("a message cannot be handed out: {}", limit.too_large())),
         Ok(events) => Ok(events),
         // Trouble that passes is no fault of the history's.
         Err(error) if error.is_retryable() => return Err(error),
@@ -369,16 +385,15 @@ async fn decode_messages(
     store: &Arc<Store>,
     header: &Header,
     claim: i64,
-    ids: &[i64],
-    payloads: &[Vec<u8>],
+    stored: &[(&i64, Option<Vec<u8>>)],
 ) -> Result<Vec<(i64, WorkItem)>, StoreError> {
-    let mut messages = Vec::with_capacity(payloads.len());
+    let mut messages = Vec::with_capacity(stored.len());
     let (mut bad, mut errors) = (Vec::new(), Vec::new());
-    for (id, payload) in ids.iter().zip(payloads) {
-        match serde_json::from_slice(payload) {
-            Ok(item) => messages.push((*id, item)),
+    for (id, payload) in stored {
+        match serde_json::from_slice(payload.as_deref().unwrap_or_default()) {
+            Ok(item) => messages.push((**id, item)),
             Err(error) => {
-                bad.push(*id);
+                bad.push(**id);
                 errors.push(error.to_string());
             }
         }

@@ -206,6 +206,9 @@ async fn decode_work(
     };
     let attempt_count: i32 = column(row, "attempt_count")?;
     let payload: &[u8] = column(row, "payload")?;
+    if payload.is_empty() || !store.payload_limit().hands_out(payload) {
+        return quarantine(store, &token, row, store.payload_limit().too_large()).await;
+    }
     match serde_json::from_slice::<WorkItem>(payload) {
         // The runtime panics on anything else in this queue.
         Ok(item @ WorkItem::ActivityExecute { .. }) => Ok(Some(ClaimedWork {

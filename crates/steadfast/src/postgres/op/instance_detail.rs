@@ -1,6 +1,6 @@
 //! One instance, with what its current execution has come to.
 //!
-//! Invariant: a claimed start that was never acknowledged is not an instance.
+//! Invariant: a start that was never acknowledged is a pending instance.
 
 use std::sync::Arc;
 
@@ -15,6 +15,17 @@ pub(crate) async fn get(store: &Arc<Store>, instance: &str) -> Result<Option<Ins
     if instance.contains('\0') {
         return Ok(None);
     }
+    if let Some(begun) = begun(store, instance).await? {
+        return Ok(Some(begun));
+    }
+    match super::pending_instances::get(store, instance).await? {
+        // It may have begun between the two looks.
+        None => begun(store, instance).await,
+        pending => Ok(pending),
+    }
+}
+
+async fn begun(store: &Arc<Store>, instance: &str) -> Result<Option<InstanceDetail>, StoreError> {
     let rows = store
         .pipe
         .call_patiently("sf_instance_detail", &Params::new().text(instance.to_owned()))

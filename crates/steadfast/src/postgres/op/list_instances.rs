@@ -4,17 +4,33 @@
 
 use std::sync::Arc;
 
+use super::pending_instances;
 use crate::inspect::{InstanceQuery, InstanceSummary};
 use crate::postgres::error::StoreError;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column};
 
-/// One page, newest first.
+/// One page, newest first. Pending instances are looked for first: one that becomes an instance meanwhile is seen twice
+/// rather than not at all, and told once.
 pub(crate) async fn page(store: &Arc<Store>, query: &InstanceQuery) -> Result<Vec<InstanceSummary>, StoreError> {
     let unholdable = |text: &Option<String>| text.as_ref().is_some_and(|t| t.contains('\0'));
     if unholdable(&query.status) || unholdable(&query.prefix) {
         return Ok(Vec::new());
     }
+    let pending = pending_instances::page(store, query).await?;
+    let begun = begun(store, query).await?;
+    let mut page: Vec<InstanceSummary> = pending
+        .into_iter()
+        .filter(|p| !begun.iter().any(|b| b.instance_id == p.instance_id))
+        .collect();
+    page.extend(begun);
+    page.sort_unstable_by_key(|summary| std::cmp::Reverse(summary.key));
+    page.truncate(usize::try_from(query.limit).unwrap_or(usize::MAX));
+    Ok(page)
+}
+
+/// Those of a page that a worker has begun.
+async fn begun(store: &Arc<Store>, query: &InstanceQuery) -> Result<Vec<InstanceSummary>, StoreError> {
     let params = Params::new()
         .text_opt(query.status.clone())
         .bytes_opt(query.name.as_ref().map(|n| n.as_bytes().to_vec()))

@@ -21,6 +21,7 @@ pub(crate) mod instance_detail;
 pub(crate) mod list_children;
 pub(crate) mod list_executions;
 pub(crate) mod list_instances;
+pub(crate) mod pending_instances;
 pub(crate) mod prune_executions;
 pub(crate) mod queue_depths;
 pub(crate) mod queue_report;

@@ -15,6 +15,7 @@ pub(super) const MIGRATIONS: &[(u32, &str, &str)] = &[
     (2, "0002_copied", include_str!("../../../sql/tables/0002_copied.sql")),
     (3, "0003_feed", include_str!("../../../sql/tables/0003_feed.sql")),
     (4, "0004_apart", include_str!("../../../sql/tables/0004_apart.sql")),
+    (5, "0005_pending", include_str!("../../../sql/tables/0005_pending.sql")),
     (
         6,
         "0006_feed_liveness",
@@ -77,6 +78,7 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "look_read",
     "look_recent",
     "look_since",
+    "pending_instances",
     "poll_due",
     "prunable_instances",
     "prune_executions",

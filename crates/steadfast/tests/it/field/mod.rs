@@ -28,3 +28,4 @@ mod kind_20_pgbouncer;
 mod kind_22_tls_and_secrets;
 mod kind_24_tests_can_fail;
 mod silence;
+mod site;

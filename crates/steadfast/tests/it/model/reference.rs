@@ -131,6 +131,20 @@ impl Instance {
         matches!(self.status.as_str(), "Completed" | "Failed")
     }
 
+    /// The start of an instance whose first turn was not acknowledged: what there is of a pending one.
+    pub(super) fn pending(&self) -> Option<&WorkItem> {
+        let mut items = self.messages.iter().map(|message| &message.item);
+        items.find(|item| !self.named && matches!(item, WorkItem::StartOrchestration { .. }))
+    }
+
+    /// It is there for everybody to see, and its parent.
+    pub(super) fn known(&self) -> Option<Option<&String>> {
+        match self.pending() {
+            Some(WorkItem::StartOrchestration { parent_instance, .. }) => Some(parent_instance.as_ref()),
+            _ => self.named.then_some(self.parent.as_ref()),
+        }
+    }
+
     /// Whether a claim may take it.
     pub(super) fn available(&self, call: Call) -> Sure {
         let free = self.lease.map_or(Sure::Yes, |(_, until)| until.passed(call));
@@ -308,7 +322,7 @@ impl Reference {
     pub(super) fn deletable(&self, ids: &BTreeSet<String>, force: bool) -> bool {
         let running = |id: &String| {
             let instance = self.instances.get(id);
-            instance.is_some_and(|instance| instance.named && !instance.ended())
+            instance.is_some_and(|instance| instance.pending().is_some() || instance.named && !instance.ended())
         };
         let orphan = |(id, instance): (&String, &Instance)| {
             !ids.contains(id) && instance.parent.as_ref().is_some_and(|parent| ids.contains(parent))

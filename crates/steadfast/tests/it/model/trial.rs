@@ -186,8 +186,9 @@ impl Trial {
     async fn delete(&mut self, caller: usize, instance: u8, tree: bool, force: bool) -> Result<(), Difference> {
         let id = self.id(instance);
         let (ids, allowed) = if tree {
-            let found = self.reference.instances.get(&id).filter(|i| i.named);
-            let root = found.is_some_and(|instance| instance.parent.is_none());
+            let found = self.reference.instances.get(&id).and_then(|i| i.known());
+            let known = |id: &String| self.reference.instances.get(id).is_some_and(|i| i.known().is_some());
+            let root = found.is_some_and(|parent| !parent.is_some_and(known));
             (self.reference.tree(&id), root)
         } else {
             (BTreeSet::from([id.clone()]), true)

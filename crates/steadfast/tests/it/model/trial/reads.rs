@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use steadfast::inspect::PENDING;
+
 use super::turns::same_events;
 use super::{Difference, Trial, same, unexpected};
 use crate::model::reference::Instance;
@@ -23,8 +25,8 @@ impl Trial {
         let listed = self.admin(caller).list_instances().await.map_err(unexpected)?;
         let mine = |id: &String| id.starts_with(&self.prefix);
         let listed: BTreeSet<String> = listed.into_iter().filter(mine).collect();
-        let named = self.reference.instances.iter().filter(|(_, i)| i.named);
-        same("instances", &listed, &named.map(|(id, _)| id.clone()).collect())
+        let known = self.reference.instances.iter().filter(|(_, i)| i.known().is_some());
+        same("instances", &listed, &known.map(|(id, _)| id.clone()).collect())
     }
 
     async fn read_histories(&self, caller: usize, id: &str, expected: Option<&Instance>) -> Result<(), Difference> {
@@ -74,8 +76,10 @@ impl Trial {
         let children: BTreeSet<String> = children.into_iter().collect();
         same("children", &children, &self.reference.children(id))?;
         let info = admin.get_instance_info(id).await;
+        let pending = self.reference.instances.get(id).is_some_and(|i| i.pending().is_some());
         match (info, expected) {
-            (Err(_), None) => Ok(()),
+            (Err(_), None) if !pending => Ok(()),
+            (Ok(info), None) if pending => same("status", &info.status, &PENDING.to_owned()),
             (Ok(info), Some(expected)) => {
                 same("status", &info.status, &expected.status)?;
                 same("current execution", &info.current_execution_id, &expected.execution)?;
