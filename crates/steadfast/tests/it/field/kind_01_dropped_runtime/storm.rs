@@ -157,15 +157,36 @@ impl Opened {
     }
 }
 
+/// Items that were acknowledged when they were sent, and must come. Whoever tries to finish one may know of it before its
+/// sender does.
+#[derive(Default)]
+struct Owed(Mutex<(BTreeSet<String>, BTreeSet<String>)>);
+
+impl Owed {
+    fn sent(&self, id: String) {
+        self.0.lock().unwrap().0.insert(id);
+    }
+
+    /// From now on it may be finished, whether its ack is answered or not.
+    fn tried(&self, id: &str) {
+        self.0.lock().unwrap().1.insert(id.to_owned());
+    }
+
+    fn missing(&self) -> BTreeSet<String> {
+        let owed = self.0.lock().unwrap();
+        owed.0.difference(&owed.1).cloned().collect()
+    }
+}
+
 /// What the store owes.
 #[derive(Default)]
 struct Book {
     answered: AtomicU64,
     sent: AtomicU64,
-    /// Instances whose start was acknowledged, and whose turn nobody has tried to acknowledge.
-    turns: Mutex<BTreeSet<String>>,
-    /// Likewise activities, by their instance.
-    work: Mutex<BTreeSet<String>>,
+    /// Instances, by their first turns.
+    turns: Owed,
+    /// Activities, by their instances.
+    work: Owed,
     /// Claims in hand: the item and the token.
     claimed: Mutex<Vec<(String, String)>>,
 }
@@ -197,14 +218,14 @@ impl Storm {
     async fn start_one(&self) {
         let id = self.book.next();
         if self.provider.enqueue_for_orchestrator(start(&id), None).await.is_ok() {
-            self.book.turns.lock().unwrap().insert(id);
+            self.book.turns.sent(id);
         }
     }
 
     async fn queue_one(&self) {
         let id = self.book.next();
         if self.provider.enqueue_for_worker(activity(&id, 2)).await.is_ok() {
-            self.book.work.lock().unwrap().insert(id);
+            self.book.work.sent(id);
         }
     }
 
@@ -255,14 +276,14 @@ impl Storm {
                     let Some((id, token)) = book.claimed.lock().unwrap().pop() else {
                         return;
                     };
-                    book.turns.lock().unwrap().remove(&id);
+                    book.turns.tried(&id);
                     let _ = ack_turn(&**provider, &token, &id, Vec::new(), Vec::new()).await;
                 }
                 Call::AckWork => {
                     let Some((id, token)) = book.claimed.lock().unwrap().pop() else {
                         return;
                     };
-                    book.work.lock().unwrap().remove(&id);
+                    book.work.tried(&id);
                     let _ = provider.ack_work_item(&token, Some(completed(&id, 2))).await;
                 }
                 Call::AbandonTurns => {
@@ -310,7 +331,7 @@ impl Storm {
         self.start_one().await;
         let fetched = self.provider.fetch_orchestration_item(LEASE, LEASE, None).await;
         if let Ok(Some((item, token, _))) = fetched {
-            self.book.turns.lock().unwrap().remove(&item.instance);
+            self.book.turns.tried(&item.instance);
             let _ = ack_turn(&*self.provider, &token, &item.instance, Vec::new(), Vec::new()).await;
         }
     }
@@ -331,14 +352,13 @@ impl Storm {
 async fn settle(opened: &Opened, book: &Book) {
     let provider = opened.provider();
     let deadline = Instant::now() + PATIENCE / 2;
-    let owed = || book.turns.lock().unwrap().len() + book.work.lock().unwrap().len();
-    while owed() > 0 {
-        let missing = || format!("{:?} {:?}", book.turns.lock().unwrap(), book.work.lock().unwrap());
-        assert!(Instant::now() < deadline, "lost: {}", missing());
-        let (turns, work) = (
-            !book.turns.lock().unwrap().is_empty(),
-            !book.work.lock().unwrap().is_empty(),
-        );
+    loop {
+        let (turns, work) = (book.turns.missing(), book.work.missing());
+        if turns.is_empty() && work.is_empty() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "lost: {turns:?} {work:?}");
+        let (turns, work) = (!turns.is_empty(), !work.is_empty());
         let each = |_| async {
             if turns
                 && let Some((item, token, _)) = provider
@@ -349,7 +369,7 @@ async fn settle(opened: &Opened, book: &Book) {
                 ack_turn(&*provider, &token, &item.instance, Vec::new(), Vec::new())
                     .await
                     .expect("acknowledge a turn");
-                book.turns.lock().unwrap().remove(&item.instance);
+                book.turns.tried(&item.instance);
             }
             let fetched = match work {
                 true => provider
@@ -363,7 +383,7 @@ async fn settle(opened: &Opened, book: &Book) {
                     .ack_work_item(&token, None)
                     .await
                     .expect("acknowledge an activity");
-                book.work.lock().unwrap().remove(&instance);
+                book.work.tried(&instance);
             }
         };
         futures_util::future::join_all((0..32).map(each)).await;
