@@ -55,6 +55,7 @@ async fn cell(trouble: Trouble, length: Duration) -> String {
     // Silence.
     let late = waiting.rest(trouble).await;
     ground.rests(trouble).await;
+    drop(waiting);
     ground.close().await;
     format!(
         "| {trouble:?} for {} ms | turn {} ms, activity {} ms, event {} ms after the last input |",
