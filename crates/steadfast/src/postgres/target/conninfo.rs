@@ -154,7 +154,11 @@ static PARAMETERS: &[Parameter] = &[
 
 /// Parameter values by name. A value that was given empty stays here, so that the environment does not replace it.
 #[derive(Default)]
-pub(super) struct Params(HashMap<&'static str, String>);
+pub(super) struct Params {
+    values: HashMap<&'static str, String>,
+    /// The parameter before this one is a password, which an unquoted blank or `&` may have cut short.
+    after_password: bool,
+}
 
 impl Params {
     /// Reads a connection string of either form.
@@ -175,10 +179,10 @@ impl Params {
     pub(super) fn complete(&mut self, env: Env<'_>) -> Result<(), TargetError> {
         for parameter in PARAMETERS {
             if let Some(variable) = parameter.env
-                && !self.0.contains_key(parameter.name)
+                && !self.values.contains_key(parameter.name)
                 && let Some(value) = env(variable).filter(|value| !value.is_empty())
             {
-                self.0.insert(parameter.name, value);
+                self.values.insert(parameter.name, value);
             }
             self.check_support(parameter)?;
         }
@@ -187,7 +191,10 @@ impl Params {
 
     /// The value, unless it is missing or empty (which libpq treats alike).
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.values
+            .get(name)
+            .map(String::as_str)
+            .filter(|value| !value.is_empty())
     }
 
     fn check_support(&self, parameter: &Parameter) -> Result<(), TargetError> {
@@ -216,12 +223,13 @@ impl Params {
             (name, value)
         };
         let Some(parameter) = PARAMETERS.iter().find(|parameter| parameter.name == name) else {
-            return Err(TargetError::unknown(name));
+            return Err(TargetError::unknown(name, self.after_password));
         };
         if value.contains('\0') {
             return Err(TargetError::invalid(parameter.name, "contains a NUL character"));
         }
-        self.0.insert(parameter.name, value);
+        self.values.insert(parameter.name, value);
+        self.after_password = parameter.name == "password";
         Ok(())
     }
 
@@ -255,6 +263,8 @@ impl Params {
         };
         self.read_hosts(hosts)?;
         self.set_nonempty("dbname", decode(dbname)?)?;
+        // A `?` in a password: what follows it looks like parameters.
+        self.after_password |= query.contains('@');
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let Some((name, value)) = pair.split_once('=') else {
                 return Err(TargetError::Syntax("a query parameter has no `=`"));

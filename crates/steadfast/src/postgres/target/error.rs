@@ -48,12 +48,14 @@ impl TargetError {
         Self::InvalidValue { parameter, reason }
     }
 
-    pub(super) fn unknown(name: &str) -> Self {
+    pub(super) fn unknown(name: &str, after_password: bool) -> Self {
         // Anything else than an identifier may be the rest of a password with an unquoted space or `&` in it.
         let plain = !name.is_empty()
             && name.len() <= 40
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
-        Self::UnknownParameter(if plain {
+        Self::UnknownParameter(if after_password {
+            "(its name may be a piece of the password)".to_owned()
+        } else if plain {
             format!("`{name}`")
         } else {
             "(its name is not an identifier)".to_owned()
