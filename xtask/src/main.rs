@@ -9,6 +9,7 @@
 mod check;
 mod database;
 mod golden;
+mod listing;
 mod matrix;
 mod schema;
 mod signals;

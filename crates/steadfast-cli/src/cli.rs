@@ -10,7 +10,7 @@ use crate::{
     cmd::{cancel, copy, delete, demo, feed, history, list, prune, queues, schema, show, signal, start, watch},
     demo::worker,
     error::CliError,
-    store::Place,
+    store::{Access, Place, Pooler},
 };
 
 const EXIT_CODES: &str = "\
@@ -65,12 +65,34 @@ pub(crate) struct Globals {
         value_name = "NAME"
     )]
     pub(crate) schema: String,
+    /// What stands between this command and the server
+    #[arg(
+        long,
+        global = true,
+        display_order = 900,
+        env = "STEADFAST_POOLER",
+        value_enum,
+        default_value_t = Pooler::None,
+        value_name = "MODE"
+    )]
+    pooler: Pooler,
+    /// Trust this role as the owner of the schema, although it is not yours (may be given more than once)
+    #[arg(long, global = true, display_order = 900, env = "STEADFAST_OWNER", value_name = "ROLE")]
+    owner: Vec<String>,
     /// Print one JSON document instead of text
     #[arg(long, global = true, display_order = 900)]
     pub(crate) json: bool,
 }
 
 impl Globals {
+    /// How a database is to be used.
+    pub(crate) fn access(&self) -> Access {
+        Access {
+            pooler: self.pooler,
+            owners: self.owner.clone(),
+        }
+    }
+
     /// Where the store is, or [`CliError::NoStore`].
     pub(crate) fn place(&self) -> Result<Place, CliError> {
         self.given_place()?.ok_or(CliError::NoStore)
@@ -91,6 +113,7 @@ impl Globals {
             (None, Some(url)) => Ok(Some(Place::Database {
                 url: url.to_owned(),
                 schema: self.schema.clone(),
+                access: self.access(),
             })),
             (None, None) => Ok(None),
         }

@@ -5,6 +5,8 @@
 
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod batch;
+#[cfg(any(feature = "postgres", feature = "embedded"))]
+pub mod catalogue;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod fault;

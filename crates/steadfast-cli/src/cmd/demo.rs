@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 use steadfast::{
     feed::Level,
-    postgres::{Migrations, PostgresProvider},
+    postgres::Migrations,
 };
 use tempfile::TempDir;
 
@@ -97,9 +97,10 @@ fn place(globals: &Globals, desk: &Path) -> Result<Place, CliError> {
             path,
             reason: "is there already; the demo makes a store of its own".to_owned(),
         }),
-        Some(Place::Database { url, .. }) => Ok(Place::Database {
+        Some(Place::Database { url, access, .. }) => Ok(Place::Database {
             url,
             schema: schema_name(),
+            access,
         }),
         Some(file) => Ok(file),
     }
@@ -130,9 +131,8 @@ async fn with_store(plan: &Plan, total: usize, keep: bool) -> Result<Report, Cli
 /// Removes the store of a demo that is over.
 async fn remove(place: &Place) -> Result<(), CliError> {
     match place {
-        Place::Database { url, schema } => {
-            let provider = PostgresProvider::builder(url)
-                .schema(schema)
+        Place::Database { url, schema, access } => {
+            let provider = Place::builder(url, schema, access)
                 .pool_size(1)
                 .connect()
                 .await?;

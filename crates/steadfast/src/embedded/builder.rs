@@ -187,6 +187,10 @@ impl Builder {
         }
     }
 
+    pub(super) fn into_place(self) -> Place {
+        self.place
+    }
+
     /// How fetches wait for work.
     pub fn long_poll(mut self, long_poll: LongPoll) -> Self {
         self.settings.long_poll = long_poll;

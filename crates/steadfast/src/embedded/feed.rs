@@ -98,6 +98,7 @@ impl Watched {
             let message = "the file was made before there was a change feed; open it with a provider once";
             return Err(OpenError::new(OpenErrorKind::Changed, message));
         }
+        super::schema::check(&connection)?;
         Ok(Self {
             connection: Mutex::new(connection),
             version: AtomicI64::new(0),

@@ -6,7 +6,9 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use sha2::{Digest, Sha256};
 
 use super::builder::{OpenError, OpenErrorKind};
+use super::catalogue;
 use super::clock::{self, Kept, Reading};
+use crate::catalogue::in_short;
 use crate::fault::Faults;
 
 /// Number, name and text of each migration. Released ones never change.
@@ -42,22 +44,56 @@ pub(crate) fn prepare(connection: &mut Connection, faults: &Faults) -> Result<Ke
     // Read now that the file is locked: whatever another process has written down is older.
     let now = Reading::take(faults);
     let installed = check(&tx)?;
-    for (version, name, text) in MIGRATIONS.iter().filter(|m| m.0 > installed) {
-        tx.execute_batch(LEDGER)?;
-        tx.execute_batch(text)?;
-        tx.execute(
-            "INSERT INTO sf_ledger (version, name, checksum, applied_by, applied_at_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
-            (version, name, checksum(text), env!("CARGO_PKG_VERSION"), now.wall_ms),
-        )?;
-        tx.pragma_update(None, "user_version", version)?;
-    }
+    apply(&tx, installed, newest(), now.wall_ms)?;
     let kept = begin_clock(&tx, now)?;
+    let findings = catalogue::check(&tx, newest())?;
     tx.commit()?;
+    if !findings.is_empty() {
+        tracing::warn!(target: "steadfast", findings = in_short(&findings),
+            "the file is not quite as this version makes it");
+    }
     Ok(kept)
 }
 
+/// The newest version that this program knows.
+pub(super) fn newest() -> i64 {
+    MIGRATIONS.last().map_or(0, |m| m.0)
+}
+
+/// Makes what the migrations up to `version` make.
+pub(super) fn make(connection: &Connection, version: i64) -> rusqlite::Result<()> {
+    apply(connection, 0, version, 0)
+}
+
+/// Brings a file of version `installed` to the newest one, in the caller's transaction.
+pub(super) fn upgrade(connection: &Connection, installed: i64) -> rusqlite::Result<()> {
+    apply(connection, installed, newest(), Reading::take(&Faults::none()).wall_ms)
+}
+
+fn apply(connection: &Connection, installed: i64, upto: i64, wall_ms: i64) -> rusqlite::Result<()> {
+    for (version, name, text) in MIGRATIONS.iter().filter(|m| m.0 > installed && m.0 <= upto) {
+        connection.execute_batch(LEDGER)?;
+        connection.execute_batch(text)?;
+        connection.execute(
+            "INSERT INTO sf_ledger (version, name, checksum, applied_by, applied_at_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+            (version, name, checksum(text), env!("CARGO_PKG_VERSION"), wall_ms),
+        )?;
+        connection.pragma_update(None, "user_version", version)?;
+    }
+    Ok(())
+}
+
+/// The version that is installed (0: none), if this program can work with it and all is as its migrations make it.
+pub(super) fn check(connection: &Connection) -> Result<i64, OpenError> {
+    let version = installed(connection)?;
+    if version > 0 {
+        catalogue::check(connection, version)?;
+    }
+    Ok(version)
+}
+
 /// The version that is installed (0: none), if this program can work with it.
-fn check(connection: &Connection) -> Result<i64, OpenError> {
+pub(super) fn installed(connection: &Connection) -> Result<i64, OpenError> {
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if tables == 0 {
         return Ok(0);
@@ -80,7 +116,7 @@ fn check(connection: &Connection) -> Result<i64, OpenError> {
             None => {
                 let message = format!(
                     "the file was made or upgraded by Steadfast {by} (schema {version}); this program knows schemas up to {}",
-                    MIGRATIONS.last().map_or(0, |m| m.0)
+                    newest()
                 );
                 return Err(OpenError::new(OpenErrorKind::TooNew, message));
             }

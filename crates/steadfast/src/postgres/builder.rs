@@ -16,6 +16,7 @@ use super::provider::PostgresProvider;
 use super::schema;
 use super::store::Store;
 use super::target::{ConnectTarget, Connected, TargetError};
+use crate::catalogue::{Finding, Repair};
 use crate::fault::Faults;
 use crate::feed::{Feed, Level, Retention};
 
@@ -86,6 +87,8 @@ pub enum OpenErrorKind {
     SchemaTooNew,
     /// The schema belongs to somebody else, or was changed by hand.
     SchemaForeign,
+    /// Something in the schema is missing or not as this version installs it: see [`Builder::verify_schema`].
+    SchemaDamaged,
     /// The schema's name cannot be.
     InvalidName,
     /// The URL or the server's settings cannot work.
@@ -149,6 +152,7 @@ pub struct Builder {
     target: Result<ConnectTarget, TargetError>,
     schema: String,
     migrations: Migrations,
+    trusted_owners: Vec<String>,
     pool_size: Option<usize>,
     long_poll: LongPoll,
     call_timeout: Duration,
@@ -175,6 +179,7 @@ impl Builder {
             target,
             schema: DEFAULT_SCHEMA.to_owned(),
             migrations: Migrations::default(),
+            trusted_owners: Vec::new(),
             pool_size: None,
             long_poll: LongPoll::default(),
             call_timeout: Duration::from_secs(10),
@@ -197,6 +202,15 @@ impl Builder {
     /// Whether opening may change the schema.
     pub fn migrations(mut self, migrations: Migrations) -> Self {
         self.migrations = migrations;
+        self
+    }
+
+    /// A role that may own the schema and what is in it; can be called again. Functions run with the rights of their caller,
+    /// so whoever owns them can make a caller do things. A superuser, or a role that may do other things that an owner of a
+    /// schema may not (make roles, replicate, pass by row security, read and write everything), is therefore refused
+    /// schemas of others, unless it names the owner. It need not name itself, superusers, or members of its own role.
+    pub fn trusted_owner(mut self, role: impl Into<String>) -> Self {
+        self.trusted_owners.push(role.into());
         self
     }
 
@@ -292,24 +306,9 @@ impl Builder {
     /// # Errors
     /// [`OpenError`]; its [`kind`](OpenError::kind) says what to do about it. Nothing is left behind.
     pub async fn connect(self) -> Result<PostgresProvider, OpenError> {
-        schema::check_name(&self.schema)?;
-        let target = self
-            .target?
-            .with_default_application_name("steadfast")
-            .with_default_connect_timeout(Duration::from_secs(10));
-        let settings = PipeSettings {
-            schema: self.schema,
-            pool_size: self.pool_size.unwrap_or_else(pool_size_from_env),
-            call_timeout: self.call_timeout,
-            retry_timeout: self.retry_timeout,
-            transaction_pooler: self.transaction_pooler,
-            password: self.password,
-        };
-        let connector = Connector::new(target, &settings);
-        let (name, migrations) = (settings.schema.clone(), self.migrations);
+        let (connector, settings) = self.connector()?;
         with_connection(&connector, async |client| {
-            schema::check_server(client).await?;
-            schema::prepare(client, &name, migrations).await
+            schema::prepare(client, &settings.schema, self.migrations, &self.trusted_owners).await
         })
         .await?;
         let pipe = Pipe::new(connector.clone(), settings, self.faults)?;
@@ -320,6 +319,54 @@ impl Builder {
             self.history_cache_bytes,
             FeedSide::new(self.feed.0, self.feed.1),
         )))
+    }
+
+    /// Compares the schema, object by object, with what this version installs: tables, columns, defaults, constraints,
+    /// indexes, functions with bodies and settings, views, triggers, sequences, owners, and what is granted to everybody.
+    /// Changes nothing, and runs nothing of the schema. Empty: it is as this version installs it.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect) under [`Migrations::Verify`], where there is nothing to compare.
+    pub async fn verify_schema(self) -> Result<Vec<Finding>, OpenError> {
+        let (connector, settings) = self.connector()?;
+        with_connection(&connector, async |client| {
+            schema::verify(client, &settings.schema, &self.trusted_owners).await
+        })
+        .await
+    }
+
+    /// Installs or upgrades the schema where that is needed, and puts back what of Steadfast's own is missing or differs:
+    /// functions, views, triggers, indexes, constraints, defaults; takes back what was granted to everybody. One
+    /// transaction. What is not Steadfast's stays as it is, and is named in the answer.
+    ///
+    /// # Errors
+    /// [`OpenErrorKind::SchemaDamaged`] where a table, column or sequence is missing or another: rows are lost, and nothing
+    /// was changed. Otherwise as [`connect`](Self::connect).
+    pub async fn repair_schema(self) -> Result<Repair, OpenError> {
+        let (connector, settings) = self.connector()?;
+        with_connection(&connector, async |client| {
+            schema::repair(client, &settings.schema, &self.trusted_owners).await
+        })
+        .await
+    }
+
+    /// How to connect; checks what can be checked without.
+    fn connector(&self) -> Result<(Connector, PipeSettings), OpenError> {
+        schema::check_name(&self.schema)?;
+        let target = self
+            .target
+            .clone()?
+            .with_default_application_name("steadfast")
+            .with_default_connect_timeout(Duration::from_secs(10));
+        let settings = PipeSettings {
+            schema: self.schema.clone(),
+            pool_size: self.pool_size.unwrap_or_else(pool_size_from_env),
+            call_timeout: self.call_timeout,
+            retry_timeout: self.retry_timeout,
+            transaction_pooler: self.transaction_pooler,
+            password: self.password.clone(),
+        };
+        Ok((Connector::new(target, &settings), settings))
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use deadpool::managed::{self, Metrics, Pool, RecycleError, RecycleResult};
@@ -58,7 +59,13 @@ pub(crate) struct Connector {
     target: ConnectTarget,
     password: Option<PasswordProvider>,
     transaction_pooler: bool,
+    /// A pooler refused start-up options: settings are made once the session is open.
+    refuses_options: Arc<AtomicBool>,
 }
+
+/// What a session needs. Our functions take their snapshots per statement: they need READ COMMITTED whatever the server's
+/// default is.
+const SESSION: &[(&str, &str)] = &[("default_transaction_isolation", "read committed"), ("jit", "off")];
 
 impl Connector {
     pub(crate) fn new(target: ConnectTarget, settings: &PipeSettings) -> Self {
@@ -66,6 +73,7 @@ impl Connector {
             target,
             password: settings.password.clone(),
             transaction_pooler: settings.transaction_pooler,
+            refuses_options: Arc::default(),
         }
     }
 
@@ -88,29 +96,79 @@ impl Connector {
             Some(ask) => Some(ask().await.map_err(|e| AttemptError::Password(e.to_string()))?),
             None => None,
         };
-        // Our functions take their snapshots per statement: they need READ COMMITTED whatever the server's
-        // default is. A pooler would refuse start-up options; there the default is checked when opening.
-        let startup: &[(&str, &str)] = if self.transaction_pooler {
-            &[]
-        } else {
-            &[("default_transaction_isolation", "read committed"), ("jit", "off")]
+        let connect = async |startup| {
+            self.target
+                .connect(password.as_deref(), startup)
+                .await
+                .map_err(AttemptError::Connect)
         };
-        self.target
-            .connect(password.as_deref(), startup)
+        // Behind a transaction pooler a session's settings would stay for others; there the default is checked when opening.
+        if self.transaction_pooler {
+            return connect(&[]).await;
+        }
+        if !self.refuses_options.load(Ordering::Relaxed) {
+            match connect(SESSION).await {
+                // A pooler's answer to a start-up parameter that it does not pass on, among others.
+                Err(AttemptError::Connect(e)) if e.sqlstate().is_some_and(|s| s.code() == "08P01") => {}
+                other => return other,
+            }
+        }
+        let mut connected = connect(&[]).await?;
+        within(self.target.connect_timeout(), set_session(&mut connected)).await?;
+        if !self.refuses_options.swap(true, Ordering::Relaxed) {
+            tracing::info!(target: "steadfast", server = %self.describe(),
+                "start-up options are refused here, as poolers do; settings are made after connecting");
+        }
+        Ok(connected)
+    }
+}
+
+/// Makes the settings of an open session. A pooler may have no server to give just now, so that this can take long.
+async fn set_session(connected: &mut Connected) -> Result<(), AttemptError> {
+    let sql: String = SESSION
+        .iter()
+        .map(|(name, value)| format!("SET {name} = '{value}';"))
+        .collect();
+    let lost = |message: &str| AttemptError::Session(StoreError::Connection(message.to_owned()));
+    let setting = connected.client.batch_execute(&sql);
+    tokio::pin!(setting);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut setting => return done.map_err(|e| AttemptError::Session(e.into())),
+            message = connected.messages.next() => match message {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(AttemptError::Session(error.into())),
+                None => return Err(lost("the server closed it at the start")),
+            },
+        }
+    }
+}
+
+async fn within(
+    limit: Option<Duration>,
+    work: impl Future<Output = Result<(), AttemptError>>,
+) -> Result<(), AttemptError> {
+    match limit {
+        None => work.await,
+        Some(limit) => tokio::time::timeout(limit, work)
             .await
-            .map_err(AttemptError::Connect)
+            .unwrap_or(Err(AttemptError::Session(StoreError::Timeout(limit)))),
     }
 }
 
 enum AttemptError {
     Password(String),
     Connect(ConnectError),
+    /// Connected, and no more than that.
+    Session(StoreError),
 }
 
 impl From<AttemptError> for StoreError {
     fn from(error: AttemptError) -> Self {
         match error {
             AttemptError::Connect(e) => e.into(),
+            AttemptError::Session(e) => e,
             AttemptError::Password(e) => Self::Connect {
                 message: format!("the password provider failed: {e}"),
                 sqlstate: None,
