@@ -27,7 +27,12 @@ pub(crate) fn make(binaries: &Binaries, url: &str, schema: &str) -> Result<Strin
 
 fn with_remedy(line: &str, remedies: &str) -> String {
     let mut columns = line.splitn(3, '\t');
-    let key = [columns.next().unwrap_or_default(), columns.next().unwrap_or_default(), ""].join("\t");
+    let key = [
+        columns.next().unwrap_or_default(),
+        columns.next().unwrap_or_default(),
+        "",
+    ]
+    .join("\t");
     match remedies.lines().find_map(|remedy| remedy.strip_prefix(&key)) {
         Some(remedy) => format!("{line}\t{remedy}"),
         None => line.to_owned(),
@@ -65,7 +70,10 @@ mod tests {
     #[test]
     fn a_remedy_goes_to_its_object() {
         let remedies = "index\tsf_a\tCREATE INDEX sf_a\nindex\tsf_ab\tCREATE INDEX sf_ab\n";
-        assert_eq!(with_remedy("index\tsf_ab\tx=1", remedies), "index\tsf_ab\tx=1\tCREATE INDEX sf_ab");
+        assert_eq!(
+            with_remedy("index\tsf_ab\tx=1", remedies),
+            "index\tsf_ab\tx=1\tCREATE INDEX sf_ab"
+        );
         assert_eq!(with_remedy("table\tsf_ab\tx=1", remedies), "table\tsf_ab\tx=1");
     }
 }

@@ -100,7 +100,10 @@ impl PgBouncer {
         let mut tries = 1;
         loop {
             bouncer.port = free_port()?;
-            bouncer.write("pgbouncer.ini", &configuration(bouncer.home.dir(), server, bouncer.port, options)?)?;
+            bouncer.write(
+                "pgbouncer.ini",
+                &configuration(bouncer.home.dir(), server, bouncer.port, options)?,
+            )?;
             match bouncer.start_again() {
                 // Somebody else was faster with the port.
                 Err(Error::Pooler(log)) if tries < TRIES && log.contains("address already in use") => tries += 1,

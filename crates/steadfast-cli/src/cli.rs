@@ -20,7 +20,7 @@ Exit codes:
   2  wrong arguments
   3  the server or the file cannot be reached
   4  the server refused the user or the password
-  5  the schema or the file is missing, of another version, or not Steadfast's
+  5  the schema or the file is missing, of another version, not as installed, or not Steadfast's
   6  no such instance or execution";
 
 /// The whole command line.
@@ -77,7 +77,13 @@ pub(crate) struct Globals {
     )]
     pooler: Pooler,
     /// Trust this role as the owner of the schema, although it is not yours (may be given more than once)
-    #[arg(long, global = true, display_order = 900, env = "STEADFAST_OWNER", value_name = "ROLE")]
+    #[arg(
+        long,
+        global = true,
+        display_order = 900,
+        env = "STEADFAST_OWNER",
+        value_name = "ROLE"
+    )]
     owner: Vec<String>,
     /// Print one JSON document instead of text
     #[arg(long, global = true, display_order = 900)]

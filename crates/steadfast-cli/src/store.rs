@@ -76,10 +76,11 @@ impl Place {
     /// Settings for a provider of a schema.
     pub(crate) fn builder(url: &str, schema: &str, access: &Access) -> Builder {
         let pooled = matches!(access.pooler, Pooler::Transaction | Pooler::Statement);
-        let builder = PostgresProvider::builder(url)
-            .schema(schema)
-            .transaction_pooler(pooled);
-        access.owners.iter().fold(builder, |builder, role| builder.trusted_owner(role))
+        let builder = PostgresProvider::builder(url).schema(schema).transaction_pooler(pooled);
+        access
+            .owners
+            .iter()
+            .fold(builder, |builder, role| builder.trusted_owner(role))
     }
 
     /// For people.

@@ -8,10 +8,7 @@ use std::{
 };
 
 use clap::Args;
-use steadfast::{
-    feed::Level,
-    postgres::Migrations,
-};
+use steadfast::{feed::Level, postgres::Migrations};
 use tempfile::TempDir;
 
 use crate::{
@@ -132,10 +129,7 @@ async fn with_store(plan: &Plan, total: usize, keep: bool) -> Result<Report, Cli
 async fn remove(place: &Place) -> Result<(), CliError> {
     match place {
         Place::Database { url, schema, access } => {
-            let provider = Place::builder(url, schema, access)
-                .pool_size(1)
-                .connect()
-                .await?;
+            let provider = Place::builder(url, schema, access).pool_size(1).connect().await?;
             let dropped = provider.cleanup_schema().await;
             provider.close().await;
             Ok(dropped?)

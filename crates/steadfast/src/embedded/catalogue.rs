@@ -95,7 +95,11 @@ fn listing(connection: &Connection) -> rusqlite::Result<Listing> {
     while let Some(row) = rows.next()? {
         let (kind, name, table, text): (String, String, String, String) =
             (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
-        let object = if kind == "trigger" { format!("{table}.{name}") } else { name };
+        let object = if kind == "trigger" {
+            format!("{table}.{name}")
+        } else {
+            name
+        };
         let unique = text.to_ascii_uppercase().starts_with("CREATE UNIQUE");
         listing.insert(&kind, &object, &format!("table={table}; unique={unique}; text={text}"));
     }
@@ -121,7 +125,10 @@ fn put_back(connection: &Connection, version: i64) -> Result<Repair, OpenError> 
         let Some(text) = expected.0.get(&finding.key).and_then(|fact| fact.split_once("; text=")) else {
             continue;
         };
-        let (kind, name) = (finding.key.0.as_str(), finding.key.1.rsplit('.').next().unwrap_or_default());
+        let (kind, name) = (
+            finding.key.0.as_str(),
+            finding.key.1.rsplit('.').next().unwrap_or_default(),
+        );
         let drop = match kind {
             "index" => format!("DROP INDEX IF EXISTS \"{name}\""),
             "trigger" => format!("DROP TRIGGER IF EXISTS \"{name}\""),

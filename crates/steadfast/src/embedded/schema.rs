@@ -37,16 +37,27 @@ pub fn schema_sql() -> String {
 }
 
 /// Brings the file to this program's version, or says why not; returns the clock to go on with.
-pub(crate) fn prepare(connection: &mut Connection, faults: &Faults) -> Result<Kept, OpenError> {
+pub(crate) fn prepare(connection: &mut Connection, faults: &Faults, accepts_changes: bool) -> Result<Kept, OpenError> {
     // Looked at before anything is written.
-    check(connection)?;
+    let look = |connection: &Connection| {
+        if accepts_changes {
+            installed(connection)
+        } else {
+            check(connection)
+        }
+    };
+    look(connection)?;
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Read now that the file is locked: whatever another process has written down is older.
     let now = Reading::take(faults);
-    let installed = check(&tx)?;
+    let installed = look(&tx)?;
     apply(&tx, installed, newest(), now.wall_ms)?;
     let kept = begin_clock(&tx, now)?;
-    let findings = catalogue::check(&tx, newest())?;
+    let findings = if accepts_changes {
+        catalogue::findings(&tx, newest())?
+    } else {
+        catalogue::check(&tx, newest())?
+    };
     tx.commit()?;
     if !findings.is_empty() {
         tracing::warn!(target: "steadfast", findings = in_short(&findings),

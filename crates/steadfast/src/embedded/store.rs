@@ -232,7 +232,7 @@ impl Store {
     /// Opens the file, and starts the threads.
     pub(crate) fn open(place: Place, settings: Settings) -> Result<Arc<Self>, OpenError> {
         let mut connection = open_writer(&place, settings.durability)?;
-        let clock = schema::prepare(&mut connection, &settings.faults)?;
+        let clock = schema::prepare(&mut connection, &settings.faults, settings.accepts_changes)?;
         let (witness, reading) = match &place {
             Place::File(path) => (Some(Witness::new(path)?), open_readers(path, settings.readers)?),
             Place::Memory => (None, Vec::new()),

@@ -153,6 +153,7 @@ pub struct Builder {
     schema: String,
     migrations: Migrations,
     trusted_owners: Vec<String>,
+    accepts_changes: bool,
     pool_size: Option<usize>,
     long_poll: LongPoll,
     call_timeout: Duration,
@@ -180,6 +181,7 @@ impl Builder {
             schema: DEFAULT_SCHEMA.to_owned(),
             migrations: Migrations::default(),
             trusted_owners: Vec::new(),
+            accepts_changes: false,
             pool_size: None,
             long_poll: LongPoll::default(),
             call_timeout: Duration::from_secs(10),
@@ -211,6 +213,13 @@ impl Builder {
     /// schemas of others, unless it names the owner. It need not name itself, superusers, or members of its own role.
     pub fn trusted_owner(mut self, role: impl Into<String>) -> Self {
         self.trusted_owners.push(role.into());
+        self
+    }
+
+    /// Opens a schema that is not as this version installs it, and only says so in the log: for emergencies, and for people who
+    /// attach triggers or policies of their own and answer for them. Owners are checked all the same.
+    pub fn accept_changed_schema(mut self, yes: bool) -> Self {
+        self.accepts_changes = yes;
         self
     }
 
@@ -308,7 +317,12 @@ impl Builder {
     pub async fn connect(self) -> Result<PostgresProvider, OpenError> {
         let (connector, settings) = self.connector()?;
         with_connection(&connector, async |client| {
-            schema::prepare(client, &settings.schema, self.migrations, &self.trusted_owners).await
+            let terms = schema::Terms {
+                migrations: self.migrations,
+                trusted: &self.trusted_owners,
+                accepts_changes: self.accepts_changes,
+            };
+            schema::prepare(client, &settings.schema, &terms).await
         })
         .await?;
         let pipe = Pipe::new(connector.clone(), settings, self.faults)?;

@@ -204,27 +204,30 @@ async fn refuse_foreign(client: &impl GenericClient, schema: &str) -> Result<(),
     ))
 }
 
-/// Checks the server, then brings the schema to what this binary needs, or only checks it. Roles in `trusted` may own it
-/// although they are others.
-pub(crate) async fn prepare(
-    client: &mut Client,
-    schema: &str,
-    migrations: Migrations,
-    trusted: &[String],
-) -> Result<(), OpenError> {
+/// On what terms a schema is opened.
+pub(crate) struct Terms<'a> {
+    pub(crate) migrations: Migrations,
+    /// Roles that may own it although they are others.
+    pub(crate) trusted: &'a [String],
+    /// What is not as installed is only said.
+    pub(crate) accepts_changes: bool,
+}
+
+/// Checks the server, then brings the schema to what this binary needs, or only checks it.
+pub(crate) async fn prepare(client: &mut Client, schema: &str, terms: &Terms<'_>) -> Result<(), OpenError> {
     let seen = catalogue::look(client, schema).await?;
     seen.check_server()?;
-    seen.check_owners(schema, trusted)?;
+    seen.check_owners(schema, terms.trusted)?;
     let installed = ledger(client, schema, &seen).await?;
     if installed.is_none() {
         refuse_foreign(client, schema).await?;
     }
-    match (judge(schema, installed.as_ref())?, migrations) {
+    match (judge(schema, installed.as_ref())?, terms.migrations) {
         (Need::Nothing, _) if seen.is_as_installed() => Ok(()),
-        (Need::Nothing, _) => refuse_damage(schema, &catalogue::findings(client, schema).await?),
+        (Need::Nothing, _) => refuse_damage(schema, &catalogue::findings(client, schema).await?, terms),
         // What a newer version installs is not known here.
         (Need::Newer, _) => Ok(()),
-        (Need::Install, Migrations::Apply) => install(client, schema, trusted).await,
+        (Need::Install, Migrations::Apply) => install(client, schema, terms).await,
         (Need::Install, Migrations::Verify) => Err(not_installed(schema, installed.is_some())),
     }
 }
@@ -271,9 +274,9 @@ fn not_installed(schema: &str, is_older: bool) -> OpenError {
 }
 
 /// Refuses what changes the meaning of calls; says the rest in the log.
-fn refuse_damage(schema: &str, findings: &[Finding]) -> Result<(), OpenError> {
+fn refuse_damage(schema: &str, findings: &[Finding], terms: &Terms<'_>) -> Result<(), OpenError> {
     let damage: Vec<Finding> = findings.iter().filter(|f| f.stops_opening).cloned().collect();
-    if !damage.is_empty() {
+    if !damage.is_empty() && !terms.accepts_changes {
         return Err(OpenError::new(
             OpenErrorKind::SchemaDamaged,
             format!(
@@ -336,10 +339,10 @@ fn judge(schema: &str, installed: Option<&Installed>) -> Result<Need, OpenError>
     Ok(if current { Need::Nothing } else { Need::Install })
 }
 
-async fn install(client: &mut Client, schema: &str, trusted: &[String]) -> Result<(), OpenError> {
+async fn install(client: &mut Client, schema: &str, terms: &Terms<'_>) -> Result<(), OpenError> {
     let tx = begin(client, schema).await?;
     let seen = catalogue::look(&tx, schema).await?;
-    seen.check_owners(schema, trusted)?;
+    seen.check_owners(schema, terms.trusted)?;
     let installed = ledger(&tx, schema, &seen).await?;
     if judge(schema, installed.as_ref())? != Need::Install {
         return Ok(());
@@ -347,7 +350,7 @@ async fn install(client: &mut Client, schema: &str, trusted: &[String]) -> Resul
     let upgrades = installed.is_some();
     apply(&tx, schema, &seen, installed).await?;
     if upgrades {
-        refuse_damage(schema, &catalogue::findings(&tx, schema).await?)?;
+        refuse_damage(schema, &catalogue::findings(&tx, schema).await?, terms)?;
     }
     tx.commit().await.map_err(StoreError::from)?;
     tracing::info!(target: "steadfast", schema, version = FUNCTIONS_VERSION, "schema installed");

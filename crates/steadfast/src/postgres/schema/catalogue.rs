@@ -215,12 +215,8 @@ pub(super) async fn look(client: &impl GenericClient, schema: &str) -> Result<Se
             _ => {}
         }
     }
-    let seen = seen.ok_or_else(|| {
-        OpenError::new(
-            OpenErrorKind::Database,
-            "the server did not describe itself".to_owned(),
-        )
-    })?;
+    let seen =
+        seen.ok_or_else(|| OpenError::new(OpenErrorKind::Database, "the server did not describe itself".to_owned()))?;
     Ok(Seen { owners, digest, ..seen })
 }
 

@@ -55,12 +55,9 @@ pub(super) async fn put_back(tx: &Transaction<'_>, schema: &str) -> Result<Repai
 /// Whether only its rows could tell what it was.
 fn is_lost(finding: &Finding) -> bool {
     match (finding.key.0.as_str(), &finding.kind) {
-        ("column" | "sequence" | "table", FindingKind::Missing) | ("column" | "sequence", FindingKind::Differs { .. }) => {
-            true
-        }
-        ("table", FindingKind::Differs { what }) => {
-            what.split(", ").any(|part| matches!(part, "kind" | "partition"))
-        }
+        ("column" | "sequence" | "table", FindingKind::Missing)
+        | ("column" | "sequence", FindingKind::Differs { .. }) => true,
+        ("table", FindingKind::Differs { what }) => what.split(", ").any(|part| matches!(part, "kind" | "partition")),
         _ => false,
     }
 }
@@ -76,7 +73,10 @@ async fn mend(tx: &Transaction<'_>, schema: &str, finding: &Finding) -> Result<(
     let sql = match kind {
         "function" if !foreign => {
             let stem = object.split('(').next().and_then(|name| name.strip_prefix("sf_"));
-            let text = FUNCTIONS.iter().find(|(name, _)| stem == Some(*name)).map(|(_, text)| *text);
+            let text = FUNCTIONS
+                .iter()
+                .find(|(name, _)| stem == Some(*name))
+                .map(|(_, text)| *text);
             return replace(tx, text, &format!("DROP ROUTINE IF EXISTS {object}")).await;
         }
         "view" if !foreign => {

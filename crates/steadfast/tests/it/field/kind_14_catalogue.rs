@@ -21,7 +21,10 @@ struct Installed {
 impl Installed {
     async fn new() -> Self {
         let schema = fresh_schema();
-        let provider = place::builder(&database_url(), &schema).connect().await.expect("install");
+        let provider = place::builder(&database_url(), &schema)
+            .connect()
+            .await
+            .expect("install");
         provider.close().await;
         Self {
             schema,
@@ -43,11 +46,18 @@ impl Installed {
 
     /// Runs what a query over the catalogue makes for this schema (`$1`): statements, each with the object that it hurts.
     async fn hurt(&self, query: &str) -> Vec<String> {
-        let rows = self.client.query(query, &[&self.schema]).await.expect("ask the catalogue");
+        let rows = self
+            .client
+            .query(query, &[&self.schema])
+            .await
+            .expect("ask the catalogue");
         assert!(!rows.is_empty(), "nothing to hurt: {query}");
         for row in &rows {
             let sql: &str = row.get(0);
-            self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+            self.client
+                .batch_execute(sql)
+                .await
+                .unwrap_or_else(|error| panic!("{sql}: {error:?}"));
         }
         rows.iter().map(|row| row.get(1)).collect()
     }
@@ -55,7 +65,10 @@ impl Installed {
     /// Everything is as installed, and works.
     async fn is_whole(&self, after: &str) {
         assert_eq!(self.verify().await, [], "after {after}");
-        let provider = self.open().await.unwrap_or_else(|error| panic!("after {after}: {error}"));
+        let provider = self
+            .open()
+            .await
+            .unwrap_or_else(|error| panic!("after {after}: {error}"));
         place::round(&provider, after).await;
         provider.close().await;
     }
@@ -78,7 +91,10 @@ impl Installed {
             Err(error) => {
                 assert!(!opens, "{what}: {error}");
                 assert_eq!(error.kind(), OpenErrorKind::SchemaDamaged, "{what}: {error}");
-                assert!(findings.iter().any(|f| error.to_string().contains(&f.to_string())), "{error}");
+                assert!(
+                    findings.iter().any(|f| error.to_string().contains(&f.to_string())),
+                    "{error}"
+                );
             }
         }
         let repair = place::builder(&database_url(), &self.schema).repair_schema().await;
@@ -121,11 +137,14 @@ async fn whatever_is_dropped_is_named_and_put_back() {
          FROM pg_trigger g JOIN pg_class c ON c.oid = g.tgrelid
          WHERE NOT g.tgisinternal AND c.relnamespace = quote_ident($1::text)::regnamespace";
     it.mends("dropped triggers", triggers, false).await;
-    it.mends("dropped functions", &each_function("DROP FUNCTION %s CASCADE"), false).await;
-    let constraints = "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', x.conrelid::regclass, x.conname), x.conname::text
+    it.mends("dropped functions", &each_function("DROP FUNCTION %s CASCADE"), false)
+        .await;
+    let constraints =
+        "SELECT format('ALTER TABLE %s DROP CONSTRAINT %I', x.conrelid::regclass, x.conname), x.conname::text
          FROM pg_constraint x WHERE x.contype <> 'n' AND x.connamespace = quote_ident($1::text)::regnamespace";
     it.mends("dropped constraints", constraints, false).await;
-    let defaults = "SELECT format('ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT', d.adrelid::regclass, a.attname), a.attname::text
+    let defaults =
+        "SELECT format('ALTER TABLE %s ALTER COLUMN %I DROP DEFAULT', d.adrelid::regclass, a.attname), a.attname::text
          FROM pg_attrdef d JOIN pg_class c ON c.oid = d.adrelid
          JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = d.adnum
          WHERE c.relnamespace = quote_ident($1::text)::regnamespace";
@@ -135,7 +154,8 @@ async fn whatever_is_dropped_is_named_and_put_back() {
 #[tokio::test]
 async fn whatever_is_changed_is_named_and_put_back() {
     let it = Installed::new().await;
-    let bodies = "SELECT replace(pg_get_functiondef(p.oid), 'AS $function$', E'AS $function$ -- another\\n'), p.proname || '('
+    let bodies =
+        "SELECT replace(pg_get_functiondef(p.oid), 'AS $function$', E'AS $function$ -- another\\n'), p.proname || '('
          FROM pg_proc p WHERE p.pronamespace = quote_ident($1::text)::regnamespace";
     it.mends("other bodies", bodies, false).await;
     for change in [
@@ -165,9 +185,14 @@ async fn whatever_is_changed_is_named_and_put_back() {
                                rtrim(pg_get_viewdef(c.oid), ';')), c.relname::text
          FROM pg_class c WHERE c.relkind = 'v' AND c.relnamespace = quote_ident($1::text)::regnamespace";
     it.mends("views without rows", views, true).await;
-    it.mends("row security", &each_table("ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"), false)
+    it.mends(
+        "row security",
+        &each_table("ALTER TABLE %s ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY"),
+        false,
+    )
+    .await;
+    it.mends("grants to everybody", &each_table("GRANT SELECT ON %s TO PUBLIC"), true)
         .await;
-    it.mends("grants to everybody", &each_table("GRANT SELECT ON %s TO PUBLIC"), true).await;
     let create = "SELECT format('GRANT CREATE ON SCHEMA %I TO PUBLIC', $1::text), 'the schema'";
     it.mends("everybody may create", create, true).await;
 }
@@ -180,8 +205,17 @@ async fn a_renamed_schema_is_not_as_installed_and_is_mended() {
     it.client.batch_execute(&sql).await.unwrap();
     let it = Installed { schema: renamed, ..it };
     let findings = it.verify().await;
-    assert!(findings.iter().any(|f| f.kind == FindingKind::Differs { what: "settings".to_owned() }), "{findings:#?}");
-    let repair = place::builder(&database_url(), &it.schema).repair_schema().await.expect("repair");
+    assert!(
+        findings.iter().any(|f| f.kind
+            == FindingKind::Differs {
+                what: "settings".to_owned()
+            }),
+        "{findings:#?}"
+    );
+    let repair = place::builder(&database_url(), &it.schema)
+        .repair_schema()
+        .await
+        .expect("repair");
     assert_eq!(repair.left, []);
     it.is_whole("renaming").await;
 }
@@ -192,7 +226,11 @@ async fn some_table(it: &Installed, property: &str) -> String {
         "SELECT c.relname::text FROM pg_class c WHERE c.relkind = 'r' AND c.relnamespace = quote_ident($1::text)::regnamespace
          AND {property} ORDER BY 1 LIMIT 1"
     );
-    it.client.query_one(&sql, &[&it.schema]).await.expect("some table").get(0)
+    it.client
+        .query_one(&sql, &[&it.schema])
+        .await
+        .expect("some table")
+        .get(0)
 }
 
 #[tokio::test]
@@ -202,7 +240,10 @@ async fn what_is_lost_is_named_and_nothing_is_changed() {
         let (schema, client) = (&it.schema, &it.client);
         let table = some_table(&it, "EXISTS (SELECT FROM pg_trigger g WHERE g.tgrelid = c.oid)").await;
         match lost {
-            "table" => client.batch_execute(&format!("DROP TABLE {schema}.{table} CASCADE")).await.unwrap(),
+            "table" => client
+                .batch_execute(&format!("DROP TABLE {schema}.{table} CASCADE"))
+                .await
+                .unwrap(),
             "column" => {
                 it.hurt(
                     "SELECT format('ALTER TABLE %s DROP COLUMN %I CASCADE', c.oid::regclass, a.attname), a.attname::text
@@ -223,15 +264,26 @@ async fn what_is_lost_is_named_and_nothing_is_changed() {
         let findings = it.verify().await;
         let wanted = format!("{lost} ");
         assert!(
-            findings.iter().any(|f| f.kind == FindingKind::Missing && f.object.starts_with(&wanted)),
+            findings
+                .iter()
+                .any(|f| f.kind == FindingKind::Missing && f.object.starts_with(&wanted)),
             "{findings:#?}"
         );
         if lost == "table" {
-            let parts = findings.iter().filter(|f| f.object.contains(&format!("{table}."))).count();
+            let parts = findings
+                .iter()
+                .filter(|f| f.object.contains(&format!("{table}.")))
+                .count();
             assert_eq!(parts, 0, "of a missing table its parts are not named: {findings:#?}");
         }
-        assert_eq!(it.open().await.expect_err("it opened").kind(), OpenErrorKind::SchemaDamaged);
-        let error = place::builder(&database_url(), schema).repair_schema().await.expect_err("rows are lost");
+        assert_eq!(
+            it.open().await.expect_err("it opened").kind(),
+            OpenErrorKind::SchemaDamaged
+        );
+        let error = place::builder(&database_url(), schema)
+            .repair_schema()
+            .await
+            .expect_err("rows are lost");
         assert_eq!(error.kind(), OpenErrorKind::SchemaDamaged, "{error}");
         assert!(error.to_string().contains(lost), "{error}");
         assert_eq!(it.verify().await, findings, "nothing was changed");
@@ -294,14 +346,30 @@ async fn what_is_attached_to_ours_is_named_and_left() {
         ),
     ];
     for (kind, attach, detach) in attached {
-        it.client.batch_execute(&attach).await.unwrap_or_else(|error| panic!("{attach}: {error:?}"));
+        it.client
+            .batch_execute(&attach)
+            .await
+            .unwrap_or_else(|error| panic!("{attach}: {error:?}"));
         let findings = it.verify().await;
         assert_eq!(findings.len(), 1, "{kind}: {findings:#?}");
-        assert!(findings[0].object.starts_with(kind) && findings[0].kind == FindingKind::Foreign, "{findings:#?}");
-        assert_eq!(it.open().await.expect_err(kind).kind(), OpenErrorKind::SchemaDamaged, "{kind}");
-        let repair = place::builder(&database_url(), &schema).repair_schema().await.expect(kind);
+        assert!(
+            findings[0].object.starts_with(kind) && findings[0].kind == FindingKind::Foreign,
+            "{findings:#?}"
+        );
+        assert_eq!(
+            it.open().await.expect_err(kind).kind(),
+            OpenErrorKind::SchemaDamaged,
+            "{kind}"
+        );
+        let repair = place::builder(&database_url(), &schema)
+            .repair_schema()
+            .await
+            .expect(kind);
         assert_eq!((repair.mended.len(), &repair.left), (0, &findings), "{kind}");
-        it.client.batch_execute(&detach).await.unwrap_or_else(|error| panic!("{detach}: {error:?}"));
+        it.client
+            .batch_execute(&detach)
+            .await
+            .unwrap_or_else(|error| panic!("{detach}: {error:?}"));
     }
     // Things of others beside ours are nobody's business, and an index more harms nobody.
     it.client

@@ -71,11 +71,16 @@ async fn what_is_dropped_or_changed_is_named_and_put_back() {
         let findings = EmbeddedProvider::builder(&path).verify_schema().await.expect("verify");
         assert_eq!(findings.len(), dropped.len(), "{findings:#?}");
         assert!(findings.iter().all(|f| f.kind == FindingKind::Missing));
-        let error = EmbeddedProvider::open(&path).await.expect_err("a unique index or a trigger is missing");
+        let error = EmbeddedProvider::open(&path)
+            .await
+            .expect_err("a unique index or a trigger is missing");
         assert_eq!(error.kind(), OpenErrorKind::Changed, "{error}");
         let repair = EmbeddedProvider::builder(&path).repair_schema().await.expect("repair");
         assert_eq!((repair.mended.len(), repair.left.len()), (dropped.len(), 0));
-        assert_eq!(EmbeddedProvider::builder(&path).verify_schema().await.expect("verify"), []);
+        assert_eq!(
+            EmbeddedProvider::builder(&path).verify_schema().await.expect("verify"),
+            []
+        );
         let provider = EmbeddedProvider::open(&path).await.expect("open");
         place::round(&provider, "second").await;
         provider.close().await;
@@ -85,7 +90,12 @@ async fn what_is_dropped_or_changed_is_named_and_put_back() {
     let (table, connection) = {
         let connection = raw(&path);
         let sql = "SELECT tbl_name FROM sqlite_schema WHERE name = ?1";
-        (connection.query_row(sql, [trigger], |row| row.get::<_, String>(0)).unwrap(), connection)
+        (
+            connection
+                .query_row(sql, [trigger], |row| row.get::<_, String>(0))
+                .unwrap(),
+            connection,
+        )
     };
     connection
         .execute_batch(&format!(
@@ -93,7 +103,10 @@ async fn what_is_dropped_or_changed_is_named_and_put_back() {
         ))
         .unwrap();
     drop(connection);
-    assert!(EmbeddedProvider::open(&path).await.is_err(), "another trigger of that name");
+    assert!(
+        EmbeddedProvider::open(&path).await.is_err(),
+        "another trigger of that name"
+    );
     let repair = EmbeddedProvider::builder(&path).repair_schema().await.expect("repair");
     assert_eq!((repair.mended.len(), repair.left.len()), (1, 0));
 }
@@ -103,7 +116,10 @@ async fn a_lost_table_is_named_and_nothing_is_changed() {
     let (_folder, path) = made().await;
     let table = &names(&path, "table")[0];
     raw(&path).execute_batch(&format!("DROP TABLE {table}")).unwrap();
-    let error = EmbeddedProvider::builder(&path).repair_schema().await.expect_err("rows are lost");
+    let error = EmbeddedProvider::builder(&path)
+        .repair_schema()
+        .await
+        .expect_err("rows are lost");
     assert_eq!(error.kind(), OpenErrorKind::Changed, "{error}");
     assert!(error.to_string().contains(table.as_str()), "{error}");
     assert!(EmbeddedProvider::open(&path).await.is_err());

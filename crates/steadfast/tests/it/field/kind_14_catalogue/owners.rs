@@ -79,7 +79,10 @@ async fn poison(client: &Client, schema: &str, statement: &str) {
 async fn a_superuser_runs_nothing_of_an_owner_that_it_does_not_name() {
     let roles = Roles::create().await;
     let (schema, theirs) = ("steadfast", roles.url(&roles.admin));
-    let provider = place::builder(&theirs, schema).connect().await.expect("they install ours first");
+    let provider = place::builder(&theirs, schema)
+        .connect()
+        .await
+        .expect("they install ours first");
     provider.close().await;
     let client = place::raw_at(&theirs).await;
     poison(
@@ -116,8 +119,15 @@ async fn a_superuser_runs_nothing_of_an_owner_that_it_does_not_name() {
     let owner = FindingKind::ForeignOwner {
         owner: roles.admin.clone(),
     };
-    assert!(findings.iter().any(|f| f.kind == owner && f.object == "the schema"), "{findings:#?}");
-    assert!(findings.iter().any(|f| matches!(&f.kind, FindingKind::Differs { what } if what == "body")));
+    assert!(
+        findings.iter().any(|f| f.kind == owner && f.object == "the schema"),
+        "{findings:#?}"
+    );
+    assert!(
+        findings
+            .iter()
+            .any(|f| matches!(&f.kind, FindingKind::Differs { what } if what == "body"))
+    );
 
     // Named: then what it is, is looked at.
     let named = || place::builder(ours, schema).trusted_owner(&roles.admin);
@@ -197,14 +207,19 @@ async fn the_documented_roles_need_name_nobody_and_see_what_was_changed() {
         .unwrap()
         .get(0);
     superuser
-        .batch_execute(&format!("CREATE ROLE {other}; ALTER FUNCTION {function} OWNER TO {other}"))
+        .batch_execute(&format!(
+            "CREATE ROLE {other}; ALTER FUNCTION {function} OWNER TO {other}"
+        ))
         .await
         .unwrap();
     let error = open().await.expect_err("a third owner");
     assert_eq!(error.kind(), OpenErrorKind::SchemaForeign, "{error}");
     assert!(error.to_string().contains(&other), "{error}");
     superuser
-        .batch_execute(&format!("ALTER FUNCTION {function} OWNER TO {}; DROP ROLE {other}", roles.admin))
+        .batch_execute(&format!(
+            "ALTER FUNCTION {function} OWNER TO {}; DROP ROLE {other}",
+            roles.admin
+        ))
         .await
         .unwrap();
 
@@ -240,5 +255,8 @@ async fn looking_and_installing_run_nothing_that_a_search_path_finds() {
     assert_eq!(builder().repair_schema().await.expect("repair").left, []);
     provider.cleanup_schema().await.expect("remove");
     provider.close().await;
-    client.batch_execute(&format!("DROP SCHEMA {trap} CASCADE")).await.unwrap();
+    client
+        .batch_execute(&format!("DROP SCHEMA {trap} CASCADE"))
+        .await
+        .unwrap();
 }
