@@ -3,7 +3,11 @@
 -- Functions and operators of any name count, because the bodies of ours look names up in this schema.
 -- Run as listing.sql is, with the same place holder.
 SELECT 'owner', pg_get_userbyid(o.owner), o.object
-FROM (SELECT n.nspowner AS owner, 'the schema' AS object FROM pg_namespace n WHERE n.nspname = $SCHEMA$
+FROM (-- public belongs to a role that stands for the owner of the database.
+      SELECT CASE WHEN n.nspowner = 'pg_database_owner'::regrole
+                  THEN (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database()) ELSE n.nspowner END AS owner,
+             'the schema' AS object
+      FROM pg_namespace n WHERE n.nspname = $SCHEMA$
       UNION ALL
       SELECT c.relowner, CASE c.relkind WHEN 'v' THEN 'view ' WHEN 'S' THEN 'sequence ' ELSE 'table ' END || c.relname
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace

@@ -90,7 +90,10 @@ pub fn schema_sql(schema: &str) -> Result<String, OpenError> {
 fn make_place(schema: &str) -> String {
     let body = format!(
         "DECLARE
-    v_owner oid := (SELECT n.nspowner FROM pg_namespace n WHERE n.nspname = {literal});
+    v_owner oid := (SELECT CASE WHEN n.nspowner = 'pg_database_owner'::regrole
+                                THEN (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database())
+                                ELSE n.nspowner END
+                    FROM pg_namespace n WHERE n.nspname = {literal});
 BEGIN
     IF v_owner IS NULL THEN
         CREATE SCHEMA {name};
@@ -166,7 +169,14 @@ async fn ledger(client: &impl GenericClient, schema: &str, seen: &Seen) -> Resul
             &[],
         )
         .await
-        .map_err(StoreError::from)?;
+        .map_err(|error| match StoreError::from(error) {
+            // It has lost a column.
+            StoreError::Database { sqlstate, message } if sqlstate == "42703" => OpenError::new(
+                OpenErrorKind::SchemaDamaged,
+                format!("schema {schema:?}: its ledger cannot be read: {message}"),
+            ),
+            error => error.into(),
+        })?;
     let mut installed = Installed::default();
     for row in rows {
         let (kind, name, sum, version): (String, String, String, i64) =
@@ -241,11 +251,18 @@ pub(crate) async fn verify(client: &Client, schema: &str, trusted: &[String]) ->
         seen.check_owners(schema, trusted)?;
     }
     // Of a schema that is not to be trusted not even the ledger is read.
-    let installed = if findings.is_empty() {
-        ledger(client, schema, &seen).await?
+    let known = if findings.is_empty() {
+        ledger(client, schema, &seen).await
     } else {
-        findings.extend(catalogue::findings(client, schema).await?);
-        return Ok(findings);
+        Ok(None)
+    };
+    let installed = match known {
+        Err(error) if error.kind() != OpenErrorKind::SchemaDamaged => return Err(error),
+        Ok(installed) if findings.is_empty() => installed,
+        _ => {
+            findings.extend(catalogue::findings(client, schema).await?);
+            return Ok(findings);
+        }
     };
     if installed.is_none() {
         refuse_foreign(client, schema).await?;

@@ -36,17 +36,11 @@ fn the_command_works_in_every_mode() {
     ] {
         let bouncer = bouncer(mode);
         let direct = Place::installed();
-        let through = Place {
-            url: bouncer.url(),
-            ..Place::on(String::new())
-        };
-        let through = Place {
-            schema: direct.schema.clone(),
-            ..through
-        };
+        let mut through = Place::on(bouncer.url());
+        through.schema.clone_from(&direct.schema);
         let (_runtime, _worker) = work_on(&direct, Level::default());
         let pooler = ["--pooler", name];
-        let with = |arguments: &[&str]| [arguments, &pooler[..]].concat();
+        let with = |arguments: &[&'static str]| [arguments, &pooler[..]].concat();
         through.run(&with(&["start", "Greet", "one", "--input", "ada"])).ok();
         through.until(&with(&["show", "one"]), |said| said["custom_status"] == "waiting");
         through.run(&with(&["signal", "one", "go", "--data", "hello"])).ok();

@@ -93,8 +93,9 @@ async fn mend(tx: &Transaction<'_>, schema: &str, finding: &Finding) -> Result<(
         "not null" if foreign => format!("ALTER TABLE {table} ALTER COLUMN {part} DROP NOT NULL"),
         "constraint" if differs => format!("ALTER TABLE {table} DROP CONSTRAINT {part}; {anew}"),
         "index" if differs => format!("DROP INDEX {table}; {anew}"),
-        "trigger" if differs => format!("DROP TRIGGER {part} ON {table}; {anew}"),
-        "default" | "not null" | "constraint" | "index" | "trigger" if !foreign => anew.to_owned(),
+        // Its function's file may have made it already.
+        "trigger" if !foreign => format!("DROP TRIGGER IF EXISTS {part} ON {table}; {anew}"),
+        "default" | "not null" | "constraint" | "index" if !foreign => anew.to_owned(),
         "grant to public" if object == "@" => format!("REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC"),
         "grant to public" if object.contains('.') => format!("REVOKE ALL ({part}) ON {table} FROM PUBLIC"),
         "grant to public" => format!("REVOKE ALL ON TABLE {table} FROM PUBLIC"),

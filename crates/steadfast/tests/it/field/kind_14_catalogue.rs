@@ -356,11 +356,12 @@ async fn what_is_attached_to_ours_is_named_and_left() {
             findings[0].object.starts_with(kind) && findings[0].kind == FindingKind::Foreign,
             "{findings:#?}"
         );
-        assert_eq!(
-            it.open().await.expect_err(kind).kind(),
-            OpenErrorKind::SchemaDamaged,
-            "{kind}"
-        );
+        match it.open().await {
+            // An older version's function may stay for programs of that version.
+            Ok(provider) if kind == "function" => provider.close().await,
+            Ok(_) => panic!("{kind}: it opened"),
+            Err(error) => assert_eq!(error.kind(), OpenErrorKind::SchemaDamaged, "{kind}"),
+        }
         let repair = place::builder(&database_url(), &schema)
             .repair_schema()
             .await

@@ -99,7 +99,7 @@ async fn a_superuser_runs_nothing_of_an_owner_that_it_does_not_name() {
     for migrations in [Migrations::Verify, Migrations::Apply] {
         match place::builder(ours, schema).migrations(migrations).connect().await {
             Ok(provider) => {
-                let _ = provider.health().await;
+                let _ = provider.health();
                 let _ = steadfast::inspect::Inspect::queues(&provider).await;
                 provider.close().await;
                 panic!(
