@@ -10,6 +10,7 @@ mod check;
 mod database;
 mod field;
 mod golden;
+mod listing;
 mod matrix;
 mod schema;
 mod signals;

@@ -1,5 +1,5 @@
-//! `xtask schema`: the golden dump of what an installation makes; the invariant: it is made by one PostgreSQL version,
-//! because `pg_dump` words the same schema differently in others.
+//! `xtask schema`: the golden dump and the golden listing of what an installation makes; the invariant: they are made by one
+//! PostgreSQL version, because `pg_dump` words the same schema differently in others.
 
 use std::{
     fs,
@@ -10,12 +10,13 @@ use anyhow::{Context, Result, bail};
 use similar::TextDiff;
 
 use crate::{
-    database, golden,
+    database, golden, listing,
     signals::Guard,
     workspace::{cargo, must, output, root},
 };
 
 const GOLDEN: &str = "crates/steadfast/sql/schema.golden.sql";
+const LISTING: &str = "crates/steadfast/sql/catalogue/listing.golden.txt";
 const GOLDEN_MAJOR: u32 = 15;
 const SCHEMA: &str = "steadfast_golden";
 
@@ -34,7 +35,7 @@ pub(crate) fn run(check: bool) -> Result<u8> {
     let pg_dump = binaries
         .program("pg_dump")
         .context("this PostgreSQL installation has no pg_dump")?;
-    let cluster = database::start(binaries)?;
+    let cluster = database::start(binaries.clone())?;
     let url = cluster.url();
     let install = [
         "run",
@@ -57,25 +58,36 @@ pub(crate) fn run(check: bool) -> Result<u8> {
             .arg(format!("--schema={SCHEMA}"))
             .arg(format!("--dbname={url}")),
     )?;
+    let listing = listing::make(&binaries, &url, SCHEMA)?;
     drop(cluster);
-    let made = golden::normalise(&dump);
-    let path = root().join(GOLDEN);
-    if !check {
-        fs::write(&path, made).with_context(|| format!("cannot write {}", path.display()))?;
-        eprintln!("xtask: wrote {GOLDEN}");
-        return Ok(0);
+    let mut differ = false;
+    for (file, made) in [(GOLDEN, golden::normalise(&dump)), (LISTING, listing)] {
+        let path = root().join(file);
+        if check {
+            let kept = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            differ |= !is_same(file, &kept, &made);
+        } else {
+            fs::write(&path, made).with_context(|| format!("cannot write {}", path.display()))?;
+            eprintln!("xtask: wrote {file}");
+        }
     }
-    let kept = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    if differ {
+        bail!("an installation makes something else: run `cargo xtask schema` and look at the change");
+    }
+    Ok(0)
+}
+
+fn is_same(file: &str, kept: &str, made: &str) -> bool {
     if kept == made {
-        eprintln!("xtask: {GOLDEN} is what an installation makes");
-        return Ok(0);
+        eprintln!("xtask: {file} is what an installation makes");
+        return true;
     }
-    let diff = TextDiff::from_lines(&kept, &made);
+    let diff = TextDiff::from_lines(kept, made);
     println!(
         "{}",
         diff.unified_diff()
             .context_radius(3)
-            .header(GOLDEN, "what an installation makes")
+            .header(file, "what an installation makes")
     );
-    bail!("{GOLDEN} differs from what an installation makes: run `cargo xtask schema` and look at the change");
+    false
 }

@@ -239,7 +239,7 @@ fn configure(home: &Home, lines: &str) -> Result<(), Error> {
 }
 
 /// A port that was free a moment ago.
-fn free_port() -> Result<u16, Error> {
+pub(crate) fn free_port() -> Result<u16, Error> {
     let random = RandomState::new();
     let span = u64::from(PORTS.end - PORTS.start);
     for attempt in 0..100u32 {

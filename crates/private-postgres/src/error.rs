@@ -26,13 +26,21 @@ pub enum Error {
     },
 
     /// Installing the Debian package failed.
-    #[error("could not install the package `postgresql` by apt-get: {step} failed: {detail}")]
+    #[error("could not install a package by apt-get: {step} failed: {detail}")]
     Install {
         /// The command.
         step: &'static str,
         /// The end of its output.
         detail: String,
     },
+
+    /// There is no PgBouncer, and it could not be installed here.
+    #[error("no pgbouncer found in PATH or /usr/sbin: install the package `pgbouncer`")]
+    PoolerNotFound,
+
+    /// PgBouncer did not start.
+    #[error("pgbouncer did not start; the end of its log:\n{0}")]
+    Pooler(String),
 
     /// PostgreSQL refuses to run as root, and no other user was found.
     #[error("PostgreSQL does not run as root, and neither the user `postgres` nor `nobody` exists: create one")]

@@ -1,6 +1,6 @@
-//! Installs Debian's package; its invariant: it only adds the programs, and starts no cluster of the system's own.
+//! Installs Debian's packages; its invariant: it only adds programs, and starts nothing of the system's own.
 
-use std::{fs, io::Write, path::Path, process::Command};
+use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use nix::unistd::geteuid;
 
@@ -28,6 +28,53 @@ pub(crate) fn by_apt() -> Result<(), Error> {
         "postgresql",
     ];
     apt("apt-get install", &install)
+}
+
+/// Installs `pgbouncer`; [`Error::PoolerNotFound`] where we cannot.
+pub(crate) fn pgbouncer() -> Result<(), Error> {
+    if !geteuid().is_root() || which::which("apt-get").is_err() {
+        return Err(Error::PoolerNotFound);
+    }
+    let _quiet = NoServices::begin(Path::new(POLICY)).map_err(Error::io(format!("write {POLICY}")))?;
+    apt("apt-get update", &["-q", "update"])?;
+    let install = [
+        "-q",
+        "-y",
+        "-o",
+        "DPkg::Lock::Timeout=300",
+        "install",
+        "--no-install-recommends",
+        "pgbouncer",
+    ];
+    apt("apt-get install", &install)
+}
+
+/// Where Debian's packages ask whether they may start a service.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// While this lives, no package that is installed starts its service; an administrator's own policy stays as it is.
+struct NoServices<'a>(Option<&'a Path>);
+
+impl<'a> NoServices<'a> {
+    fn begin(policy: &'a Path) -> std::io::Result<Self> {
+        let mut file = match fs::File::create_new(policy) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(Self(None)),
+            Err(error) => return Err(error),
+        };
+        let made = Self(Some(policy));
+        file.write_all(b"#!/bin/sh\n# Written by private-postgres while it installs a package.\nexit 101\n")?;
+        file.set_permissions(fs::Permissions::from_mode(0o755))?;
+        Ok(made)
+    }
+}
+
+impl Drop for NoServices<'_> {
+    fn drop(&mut self) {
+        if let Some(policy) = self.0 {
+            let _ = fs::remove_file(policy);
+        }
+    }
 }
 
 /// Tells Debian's packages to create no cluster `main`, which they would start, on port 5432, at every boot.

@@ -24,6 +24,7 @@ mod home;
 mod install;
 mod keeper;
 mod options;
+mod pgbouncer;
 mod server;
 
 pub use account::server_can_reach;
@@ -31,3 +32,4 @@ pub use binaries::{Binaries, NEWEST_MAJOR, OLDEST_MAJOR};
 pub use cluster::Cluster;
 pub use error::Error;
 pub use options::Options;
+pub use pgbouncer::{PgBouncer, PgBouncerOptions, PoolMode};

@@ -142,9 +142,9 @@ impl Server {
     }
 
     pub(crate) async fn drop_schema(&self, schema: &str) -> Result<()> {
-        self.client
-            .batch_execute(&format!("DROP SCHEMA IF EXISTS \"{schema}\" CASCADE"))
-            .await?;
+        let sql = "SELECT format('DROP SCHEMA IF EXISTS %I CASCADE', $1::text)";
+        let drop: String = self.client.query_one(sql, &[&schema]).await?.get(0);
+        self.client.batch_execute(&drop).await?;
         Ok(())
     }
 

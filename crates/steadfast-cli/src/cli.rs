@@ -10,7 +10,7 @@ use crate::{
     cmd::{cancel, copy, delete, demo, feed, history, list, prune, queues, schema, show, signal, start, watch},
     demo::worker,
     error::CliError,
-    store::Place,
+    store::{Access, Place, Pooler},
 };
 
 const EXIT_CODES: &str = "\
@@ -20,7 +20,7 @@ Exit codes:
   2  wrong arguments
   3  the server or the file cannot be reached
   4  the server refused the user or the password
-  5  the database, the schema or the file is missing, of another version, or not Steadfast's
+  5  the database, the schema or the file is missing, of another version, not as installed, or not Steadfast's
   6  no such instance or execution
   130  interrupted (Ctrl-C)";
 
@@ -76,6 +76,26 @@ pub(crate) struct Globals {
         value_name = "NAME"
     )]
     pub(crate) schema: String,
+    /// What stands between this command and the server
+    #[arg(
+        long,
+        global = true,
+        display_order = 900,
+        env = "STEADFAST_POOLER",
+        value_enum,
+        default_value_t = Pooler::None,
+        value_name = "MODE"
+    )]
+    pooler: Pooler,
+    /// Trust this role as the owner of the schema, although it is not yours (may be given more than once)
+    #[arg(
+        long,
+        global = true,
+        display_order = 900,
+        env = "STEADFAST_OWNER",
+        value_name = "ROLE"
+    )]
+    owner: Vec<String>,
     /// Print one JSON document instead of text
     #[arg(long, global = true, display_order = 900)]
     pub(crate) json: bool,
@@ -85,6 +105,14 @@ pub(crate) struct Globals {
 }
 
 impl Globals {
+    /// How a database is to be used.
+    pub(crate) fn access(&self) -> Access {
+        Access {
+            pooler: self.pooler,
+            owners: self.owner.clone(),
+        }
+    }
+
     /// Where the store is, or [`CliError::NoStore`].
     pub(crate) fn place(&self) -> Result<Place, CliError> {
         self.given_place()?.ok_or(CliError::NoStore)
@@ -102,6 +130,7 @@ impl Globals {
             by_variables().then(|| Place::Database {
                 url: "postgres://".to_owned(),
                 schema: self.schema.clone(),
+                access: self.access(),
             })
         }))
     }
@@ -126,6 +155,7 @@ impl Globals {
             (None, Some(url)) => Ok(Some(Place::Database {
                 url: database(url)?,
                 schema: self.schema.clone(),
+                access: self.access(),
             })),
             (None, None) => Ok(None),
         }

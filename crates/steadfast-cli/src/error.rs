@@ -44,6 +44,16 @@ pub(crate) enum CliError {
     /// The provider could not be opened.
     #[error("{}{}", one_line(.0), hint(.0.kind()))]
     Open(#[from] OpenError),
+    /// The schema or file is not as this version installs it; the findings were printed.
+    #[error("{place} is not as this version installs it: {findings}{}", if *.mendable { " (to put back what is Steadfast's: steadfast schema install --repair)" } else { "" })]
+    NotAsInstalled {
+        /// Which.
+        place: String,
+        /// How many findings.
+        findings: String,
+        /// Whether a repair may help.
+        mendable: bool,
+    },
     /// There is no such file.
     #[error("{}: the file does not exist", .0.display())]
     NoFile(PathBuf),
@@ -124,11 +134,12 @@ impl CliError {
                 | OpenErrorKind::SchemaMissing
                 | OpenErrorKind::SchemaOutdated
                 | OpenErrorKind::SchemaTooNew
-                | OpenErrorKind::SchemaForeign => exit::SCHEMA,
+                | OpenErrorKind::SchemaForeign
+                | OpenErrorKind::SchemaDamaged => exit::SCHEMA,
                 OpenErrorKind::InvalidName | OpenErrorKind::Configuration => exit::USAGE,
                 _ => exit::FAILED,
             },
-            Self::NoFile(_) | Self::EmptyFile(_) => exit::SCHEMA,
+            Self::NoFile(_) | Self::EmptyFile(_) | Self::NotAsInstalled { .. } => exit::SCHEMA,
             Self::OpenFile(error) => match error.kind() {
                 embedded::OpenErrorKind::Unreachable => exit::UNREACHABLE,
                 embedded::OpenErrorKind::Missing
@@ -170,6 +181,7 @@ impl CliError {
 fn hint(kind: OpenErrorKind) -> &'static str {
     match kind {
         OpenErrorKind::SchemaMissing | OpenErrorKind::SchemaOutdated => " (run: steadfast schema install)",
+        OpenErrorKind::SchemaDamaged => " (see: steadfast schema verify)",
         _ => "",
     }
 }

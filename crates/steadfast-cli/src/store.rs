@@ -9,12 +9,13 @@ use std::{
     sync::Arc,
 };
 
+use clap::ValueEnum;
 use duroxide::{Client, providers::Provider};
 use steadfast::{
     embedded::EmbeddedProvider,
     feed::{Feed, Level},
     inspect::{Inspect, InstanceDetail},
-    postgres::{Migrations, PostgresProvider},
+    postgres::{Builder, Migrations, PostgresProvider},
 };
 
 use crate::{cli::Globals, error::CliError, output};
@@ -22,11 +23,49 @@ use crate::{cli::Globals, error::CliError, output};
 /// A command makes one call after the other, or a few at once.
 const POOL_SIZE: usize = 2;
 
+/// What stands between the command and the server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Pooler {
+    /// Nothing, or what passes everything on
+    #[default]
+    None,
+    /// A pooler that gives each client a server for as long as it is connected
+    Session,
+    /// A pooler that gives a server for one transaction
+    Transaction,
+    /// A pooler that gives a server for one statement
+    Statement,
+}
+
+impl Pooler {
+    /// As the option takes it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Session => "session",
+            Self::Transaction => "transaction",
+            Self::Statement => "statement",
+        }
+    }
+}
+
+/// How a database is to be used.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Access {
+    pub(crate) pooler: Pooler,
+    /// Roles that may own the schema although they are others.
+    pub(crate) owners: Vec<String>,
+}
+
 /// Where a store is.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Place {
     /// In a schema of a database.
-    Database { url: String, schema: String },
+    Database {
+        url: String,
+        schema: String,
+        access: Access,
+    },
     /// In a file.
     File(PathBuf),
 }
@@ -39,6 +78,16 @@ impl fmt::Debug for Place {
 }
 
 impl Place {
+    /// Settings for a provider of a schema.
+    pub(crate) fn builder(url: &str, schema: &str, access: &Access) -> Builder {
+        let pooled = matches!(access.pooler, Pooler::Transaction | Pooler::Statement);
+        let builder = PostgresProvider::builder(url).schema(schema).transaction_pooler(pooled);
+        access
+            .owners
+            .iter()
+            .fold(builder, |builder, role| builder.trusted_owner(role))
+    }
+
     /// For people.
     pub(crate) fn describe(&self) -> String {
         match self {
@@ -109,9 +158,8 @@ pub(crate) async fn open_with(
     records: Level,
 ) -> Result<Store, CliError> {
     let provider: Arc<dyn Inspect> = match &place {
-        Place::Database { url, schema } => {
-            let builder = PostgresProvider::builder(url)
-                .schema(schema)
+        Place::Database { url, schema, access } => {
+            let builder = Place::builder(url, schema, access)
                 .migrations(migrations)
                 .feed(records)
                 .application_name(application);
@@ -134,9 +182,8 @@ pub(crate) async fn open_with(
 /// The change feed of the store that the options name; `writes`: what is done to it needs more than reading.
 pub(crate) async fn open_feed(globals: &Globals, writes: bool) -> Result<Feed, CliError> {
     match globals.place()? {
-        Place::Database { url, schema } => {
-            let builder = PostgresProvider::builder(&url)
-                .schema(schema)
+        Place::Database { url, schema, access } => {
+            let builder = Place::builder(&url, &schema, &access)
                 .application_name("steadfast")
                 .pool_size(POOL_SIZE);
             Ok(builder.open_feed().await?)
@@ -152,12 +199,8 @@ pub(crate) async fn open_feed(globals: &Globals, writes: bool) -> Result<Feed, C
 /// Removes a store that this command made.
 pub(crate) async fn remove(place: &Place) -> Result<(), CliError> {
     match place {
-        Place::Database { url, schema } => {
-            let provider = PostgresProvider::builder(url)
-                .schema(schema)
-                .pool_size(1)
-                .connect()
-                .await?;
+        Place::Database { url, schema, access } => {
+            let provider = Place::builder(url, schema, access).pool_size(1).connect().await?;
             let dropped = provider.cleanup_schema().await;
             provider.close().await;
             Ok(dropped?)

@@ -7,6 +7,8 @@
 mod background;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod batch;
+#[cfg(any(feature = "postgres", feature = "embedded"))]
+pub mod catalogue;
 #[cfg(feature = "embedded")]
 pub mod embedded;
 pub mod fault;

@@ -79,6 +79,8 @@ impl Place {
                 let mut builder = PostgresProvider::builder(url)
                     .schema(schema)
                     .pool_size(4)
+                    // A run may plant a defect, which the checker must find by what it does.
+                    .accept_changed_schema(true)
                     .feed(Level::History);
                 if let Some(bytes) = settings.cache_bytes {
                     builder = builder.history_cache_bytes(bytes);
@@ -97,7 +99,9 @@ impl Place {
                 Arc::new(builder.connect().await?)
             }
             Self::File(path) => {
-                let mut builder = EmbeddedProvider::builder(path).feed(Level::History);
+                let mut builder = EmbeddedProvider::builder(path)
+                    .accept_changed_schema(true)
+                    .feed(Level::History);
                 if let Some(bytes) = settings.cache_bytes {
                     builder = builder.history_cache_bytes(bytes);
                 }
@@ -118,6 +122,7 @@ impl Place {
         Ok(match self {
             Self::Postgres { url, schema } => {
                 let builder = PostgresProvider::builder(url).schema(schema).pool_size(1);
+                let builder = builder.accept_changed_schema(true);
                 builder.open_feed().await?
             }
             Self::File(path) => EmbeddedProvider::open_feed(path).await?,

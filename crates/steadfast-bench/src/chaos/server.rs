@@ -69,7 +69,10 @@ impl Server {
             let _ = connection.await;
         });
         client
-            .batch_execute(&format!("SET search_path TO \"{}\"", self.schema))
+            .execute(
+                "SELECT pg_catalog.set_config('search_path', pg_catalog.quote_ident($1), false)",
+                &[&self.schema],
+            )
             .await?;
         Ok(client)
     }
@@ -98,7 +101,10 @@ impl Server {
     /// Statements and waits for locks end soon, for connections made from now on; or (`false`) no longer.
     pub(crate) async fn hurry(&self, on: bool) -> Result<()> {
         let client = self.connect().await?;
-        let database: String = client.query_one("SELECT current_database()::text", &[]).await?.get(0);
+        let database: String = client
+            .query_one("SELECT quote_ident(current_database())", &[])
+            .await?
+            .get(0);
         for setting in ["statement_timeout", "lock_timeout"] {
             let change = if on {
                 format!("SET {setting} = '40ms'")
@@ -106,7 +112,7 @@ impl Server {
                 format!("RESET {setting}")
             };
             client
-                .batch_execute(&format!("ALTER DATABASE \"{database}\" {change}"))
+                .batch_execute(&format!("ALTER DATABASE {database} {change}"))
                 .await?;
         }
         self.terminate().await

@@ -18,7 +18,7 @@ use crate::{
     cmd::Interrupt,
     error::CliError,
     output::{Output, count},
-    store::{self, Place, Store},
+    store::{self, Access, Place, Store},
 };
 
 /// What our connections call themselves.
@@ -48,8 +48,8 @@ pub(crate) struct Arguments {
 pub(crate) async fn run(globals: &Globals, arguments: &Arguments, output: &mut Output) -> Result<(), CliError> {
     let to_schema = arguments.to_schema.as_ref().unwrap_or(&globals.schema);
     let (from, to) = (
-        place(&arguments.from, &globals.schema)?,
-        place(&arguments.to, to_schema)?,
+        place(&arguments.from, &globals.schema, globals.access())?,
+        place(&arguments.to, to_schema, globals.access())?,
     );
     if from == to {
         return Err(CliError::Usage("--from and --to are the same place".to_owned()));
@@ -128,7 +128,7 @@ async fn refuse_workers(store: &Store, side: &str, force: bool) -> Result<(), Cl
 }
 
 /// A URL or libpq's `key=value` text is a database; anything else is a file.
-fn place(text: &str, schema: &str) -> Result<Place, CliError> {
+fn place(text: &str, schema: &str, access: Access) -> Result<Place, CliError> {
     if text.trim().is_empty() {
         return Err(CliError::Usage("--from and --to need a URL or a path".to_owned()));
     }
@@ -138,6 +138,7 @@ fn place(text: &str, schema: &str) -> Result<Place, CliError> {
         Place::Database {
             url: cli::database(text)?,
             schema: schema.to_owned(),
+            access,
         }
     } else {
         Place::File(PathBuf::from(text))
@@ -154,13 +155,16 @@ mod tests {
 
     #[test]
     fn a_place_is_a_url_or_a_path() {
-        let database = |text: &str| matches!(place(text, "s"), Ok(Place::Database { schema, .. }) if schema == "s");
+        let database = |text: &str| matches!(place(text, "s", Access::default()), Ok(Place::Database { schema, .. }) if schema == "s");
         assert!(database("postgres://a@b/c") && database("postgresql:///c") && database("host=x dbname=y"));
         assert_eq!(
-            place("data/store.db", "s").ok(),
+            place("data/store.db", "s", Access::default()).ok(),
             Some(Place::File("data/store.db".into()))
         );
-        assert!(matches!(place(" ", "s"), Err(CliError::Usage(_))));
-        assert!(matches!(place("mysql://a/b", "s"), Err(CliError::Usage(_))));
+        assert!(matches!(place(" ", "s", Access::default()), Err(CliError::Usage(_))));
+        assert!(matches!(
+            place("mysql://a/b", "s", Access::default()),
+            Err(CliError::Usage(_))
+        ));
     }
 }

@@ -99,9 +99,10 @@ fn place(globals: &Globals, desk: &Path) -> Result<Place, CliError> {
             path,
             reason: "is there already; the demo makes a store of its own".to_owned(),
         }),
-        Some(Place::Database { url, .. }) => Ok(Place::Database {
+        Some(Place::Database { url, access, .. }) => Ok(Place::Database {
             url,
             schema: schema_name(),
+            access,
         }),
         Some(file) => Ok(file),
     }

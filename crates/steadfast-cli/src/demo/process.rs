@@ -60,7 +60,10 @@ impl Worker {
         let mut command = Command::new(program);
         match &plan.place {
             // Not as arguments: everybody on the machine can read those, and a URL may hold a password.
-            Place::Database { url, schema } => command.env("DATABASE_URL", url).env("STEADFAST_SCHEMA", schema),
+            Place::Database { url, schema, access } => command
+                .env("DATABASE_URL", url)
+                .env("STEADFAST_SCHEMA", schema)
+                .env("STEADFAST_POOLER", access.pooler.name()),
             Place::File(path) => command
                 .env_remove("DATABASE_URL")
                 .args(["--file".as_ref(), path.as_os_str()]),

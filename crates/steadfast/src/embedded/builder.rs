@@ -161,6 +161,7 @@ pub(crate) struct Settings {
     pub(crate) retry_timeout: Duration,
     pub(crate) feed: FeedSettings,
     pub(crate) faults: Faults,
+    pub(crate) accepts_changes: bool,
 }
 
 /// Settings of a provider to be opened. Made by [`EmbeddedProvider::builder`].
@@ -199,8 +200,20 @@ impl Builder {
                 retry_timeout: Duration::from_secs(30),
                 feed: FeedSettings::default(),
                 faults: Faults::none(),
+                accepts_changes: false,
             },
         }
+    }
+
+    /// Opens a file whose schema is not as this version makes it, and only says so in the log: for emergencies, and for people
+    /// who attach triggers of their own and answer for them.
+    pub fn accept_changed_schema(mut self, yes: bool) -> Self {
+        self.settings.accepts_changes = yes;
+        self
+    }
+
+    pub(super) fn into_place(self) -> Place {
+        self.place
     }
 
     /// How fetches wait for work.

@@ -195,6 +195,11 @@ pub(crate) fn set(connection: &mut Connection) -> Result<(), OpenError> {
     connection.set_prepared_statement_cache_capacity(256);
     // Plans do not depend on values; otherwise some statements are prepared anew whenever one is bound.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    // What a file says is not believed: no function with effects from its schema, no writing to its catalogue, no cell
+    // that points out of its page.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "foreign_keys", false)?;
     connection.pragma_update(None, "temp_store", "memory")?;
     connection.pragma_update(None, "cache_size", -65_536)?;
@@ -371,5 +376,23 @@ pub(crate) fn fold_log(connection: &Connection) {
 pub(crate) fn keep_log(connection: &Connection, keep: bool) {
     if let Err(error) = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep) {
         tracing::debug!(target: "steadfast", %error, "SQLite did not take a setting");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_file_says_is_not_believed() {
+        let connection = open_writer(&Place::Memory, Durability::Full).unwrap().connection;
+        let is = |config| connection.db_config(config).unwrap();
+        assert!(is(DbConfig::SQLITE_DBCONFIG_DEFENSIVE) && !is(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.db");
+        drop(open_writer(&Place::File(path.clone()), Durability::Full).unwrap());
+        let connection = open_reader(&path, "").unwrap();
+        let is = |config| connection.db_config(config).unwrap();
+        assert!(is(DbConfig::SQLITE_DBCONFIG_DEFENSIVE) && !is(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA));
     }
 }

@@ -89,6 +89,7 @@ fn watched(path: &Path) -> Result<Look, OpenError> {
         let message = "the file was made before there was a change feed; open it with a provider once";
         return Err(OpenError::new(OpenErrorKind::Changed, message));
     }
+    look.open_with(super::schema::check)?;
     Ok(look)
 }
 

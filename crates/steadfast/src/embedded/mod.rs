@@ -7,6 +7,7 @@
 
 mod admin;
 mod builder;
+mod catalogue;
 mod claim;
 mod clock;
 mod connection;
@@ -26,6 +27,7 @@ mod transaction;
 mod waiting;
 mod writer;
 
+pub use crate::catalogue::{Finding, FindingKind, Repair};
 pub use builder::{Builder, Durability, LongPoll, OpenError, OpenErrorKind};
 pub use inspect::Health;
 pub use provider::EmbeddedProvider;

@@ -6,7 +6,9 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 use sha2::{Digest, Sha256};
 
 use super::builder::{OpenError, OpenErrorKind};
+use super::catalogue;
 use super::clock::{self, Kept, Reading};
+use crate::catalogue::in_short;
 use crate::fault::Faults;
 
 /// Number, name and text of each migration. Released ones never change.
@@ -36,29 +38,38 @@ pub fn schema_sql() -> String {
 }
 
 /// Brings the file to this program's version, or says why not; returns the clock to go on with.
-pub(crate) fn prepare(connection: &mut Connection, faults: &Faults) -> Result<Kept, OpenError> {
+pub(crate) fn prepare(connection: &mut Connection, faults: &Faults, accepts_changes: bool) -> Result<Kept, OpenError> {
     // Looked at before anything is written.
-    check(connection)?;
+    let look = |connection: &Connection| {
+        if accepts_changes {
+            installed(connection)
+        } else {
+            check(connection)
+        }
+    };
+    look(connection)?;
     let tx = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // Read now that the file is locked: whatever another process has written down is older.
     let now = Reading::take(faults);
-    let installed = check(&tx)?;
-    for (version, name, text) in MIGRATIONS.iter().filter(|m| m.0 > installed) {
-        tx.execute_batch(LEDGER)?;
-        tx.execute_batch(text)?;
-        tx.execute(
-            "INSERT INTO sf_ledger (version, name, checksum, applied_by, applied_at_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
-            (version, name, checksum(text), env!("CARGO_PKG_VERSION"), now.wall_ms),
-        )?;
-    }
+    let installed = look(&tx)?;
+    apply(&tx, installed, newest(), now.wall_ms)?;
     let kept = begin_clock(&tx, now)?;
+    let findings = if accepts_changes {
+        catalogue::findings(&tx, newest())?
+    } else {
+        catalogue::check(&tx, newest())?
+    };
     tx.commit()?;
+    if !findings.is_empty() {
+        tracing::warn!(target: "steadfast", findings = in_short(&findings),
+            "the file is not quite as this version makes it");
+    }
     Ok(kept)
 }
 
 /// Looks whether a file can be read by this program as it is; returns the clock to read it by.
 pub(crate) fn prepare_to_look(connection: &Connection, faults: &Faults) -> Result<Kept, OpenError> {
-    let newest = MIGRATIONS.last().map_or(0, |m| m.0);
+    let newest = newest();
     match check(connection)? {
         0 => Err(OpenError::new(
             OpenErrorKind::Missing,
@@ -76,8 +87,44 @@ pub(crate) fn prepare_to_look(connection: &Connection, faults: &Faults) -> Resul
     }
 }
 
+/// The newest version that this program knows.
+pub(super) fn newest() -> i64 {
+    MIGRATIONS.last().map_or(0, |m| m.0)
+}
+
+/// Makes what the migrations up to `version` make.
+pub(super) fn make(connection: &Connection, version: i64) -> rusqlite::Result<()> {
+    apply(connection, 0, version, 0)
+}
+
+/// Brings a file of version `installed` to the newest one, in the caller's transaction.
+pub(super) fn upgrade(connection: &Connection, installed: i64) -> rusqlite::Result<()> {
+    apply(connection, installed, newest(), Reading::take(&Faults::none()).wall_ms)
+}
+
+fn apply(connection: &Connection, installed: i64, upto: i64, wall_ms: i64) -> rusqlite::Result<()> {
+    for (version, name, text) in MIGRATIONS.iter().filter(|m| m.0 > installed && m.0 <= upto) {
+        connection.execute_batch(LEDGER)?;
+        connection.execute_batch(text)?;
+        connection.execute(
+            "INSERT INTO sf_ledger (version, name, checksum, applied_by, applied_at_ms) VALUES (?1, ?2, ?3, ?4, ?5)",
+            (version, name, checksum(text), env!("CARGO_PKG_VERSION"), wall_ms),
+        )?;
+    }
+    Ok(())
+}
+
+/// The version that is installed (0: none), if this program can work with it and all is as its migrations make it.
+pub(super) fn check(connection: &Connection) -> Result<i64, OpenError> {
+    let version = installed(connection)?;
+    if version > 0 {
+        catalogue::check(connection, version)?;
+    }
+    Ok(version)
+}
+
 /// The version that is installed (0: none), if this program can work with it.
-fn check(connection: &Connection) -> Result<i64, OpenError> {
+pub(super) fn installed(connection: &Connection) -> Result<i64, OpenError> {
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     if tables == 0 {
         return Ok(0);
@@ -100,7 +147,7 @@ fn check(connection: &Connection) -> Result<i64, OpenError> {
             None => {
                 let message = format!(
                     "the file was made or upgraded by Steadfast {by} (schema {version}); this program knows schemas up to {}",
-                    MIGRATIONS.last().map_or(0, |m| m.0)
+                    newest()
                 );
                 return Err(OpenError::new(OpenErrorKind::TooNew, message));
             }

@@ -249,7 +249,7 @@ impl Store {
             // What a dead process left in the log may fill the volume.
             fold_log(&connection);
         }
-        let clock = schema::prepare(&mut connection, &settings.faults)?;
+        let clock = schema::prepare(&mut connection, &settings.faults, settings.accepts_changes)?;
         let (witness, reading) = match &place {
             Place::File(path) => {
                 let marked = begin_log(&connection, alone);
@@ -562,7 +562,7 @@ fn open_readers(path: &Path, count: usize) -> Result<Vec<Connection>, OpenError>
 
 /// Marks the file as open, so that no earlier copy of it can be taken for it, and the log as its own. `false`: there was
 /// no room for it yet.
-fn begin_log(connection: &Connection, alone: bool) -> bool {
+pub(super) fn begin_log(connection: &Connection, alone: bool) -> bool {
     let marked = (|| {
         if alone {
             log::mark(connection, Phase::Opening)?;

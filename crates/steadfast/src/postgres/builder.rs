@@ -16,6 +16,7 @@ use super::schema;
 use super::store::Store;
 use super::target::{ConnectTarget, TargetError};
 use crate::background::Background;
+use crate::catalogue::{Finding, Repair};
 use crate::fault::Faults;
 use crate::feed::{Feed, Level, Retention};
 use crate::limit::{DEFAULT_PAYLOAD_LIMIT, PayloadLimit};
@@ -93,6 +94,8 @@ pub enum OpenErrorKind {
     SchemaTooNew,
     /// The schema belongs to somebody else, or was changed by hand.
     SchemaForeign,
+    /// Something in the schema is missing or not as this version installs it: see [`Builder::verify_schema`].
+    SchemaDamaged,
     /// The schema's name cannot be.
     InvalidName,
     /// The URL or the server's settings cannot work.
@@ -174,6 +177,8 @@ pub struct Builder {
     target: Result<ConnectTarget, TargetError>,
     schema: String,
     migrations: Migrations,
+    trusted_owners: Vec<String>,
+    accepts_changes: bool,
     pool_size: Option<usize>,
     long_poll: LongPoll,
     call_timeout: Duration,
@@ -202,6 +207,8 @@ impl Builder {
             target,
             schema: DEFAULT_SCHEMA.to_owned(),
             migrations: Migrations::default(),
+            trusted_owners: Vec::new(),
+            accepts_changes: false,
             pool_size: None,
             long_poll: LongPoll::default(),
             call_timeout: Duration::from_secs(10),
@@ -226,6 +233,22 @@ impl Builder {
     /// Whether opening may change the schema.
     pub fn migrations(mut self, migrations: Migrations) -> Self {
         self.migrations = migrations;
+        self
+    }
+
+    /// A role that may own the schema and what is in it; can be called again. Functions run with the rights of their caller,
+    /// so whoever owns them can make a caller do things. A superuser, or a role that may do other things that an owner of a
+    /// schema may not (make roles, replicate, pass by row security, read and write everything), is therefore refused
+    /// schemas of others, unless it names the owner. It need not name itself, superusers, or members of its own role.
+    pub fn trusted_owner(mut self, role: impl Into<String>) -> Self {
+        self.trusted_owners.push(role.into());
+        self
+    }
+
+    /// Opens a schema that is not as this version installs it, and only says so in the log: for emergencies, and for people who
+    /// attach triggers or policies of their own and answer for them. Owners are checked all the same.
+    pub fn accept_changed_schema(mut self, yes: bool) -> Self {
+        self.accepts_changes = yes;
         self
     }
 
@@ -339,31 +362,15 @@ impl Builder {
     /// server does: within `connect_timeout` for each address, [`call_timeout`](Self::call_timeout) for the checks and
     /// [`install_timeout`](Self::install_timeout) for an install, if one is needed.
     pub async fn connect(self) -> Result<PostgresProvider, OpenError> {
-        schema::check_name(&self.schema)?;
         let background = Background::start().map_err(OpenError::no_thread)?;
-        let target = self
-            .target?
-            .with_default_application_name("steadfast")
-            .with_default_connect_timeout(Duration::from_secs(10));
-        let payload_limit =
-            PayloadLimit::new(self.payload_limit).map_err(|why| OpenError::new(OpenErrorKind::Configuration, why))?;
-        let settings = PipeSettings {
-            payload_limit,
-            schema: self.schema,
-            pool_size: self.pool_size.unwrap_or_else(pool_size_from_env),
-            call_timeout: self.call_timeout,
-            install_timeout: self.install_timeout,
-            retry_timeout: self.retry_timeout,
-            transaction_pooler: self.transaction_pooler,
-            password: self.password,
-        };
-        let connector = Connector::new(target, &settings);
-        let (name, migrations) = (settings.schema.clone(), self.migrations);
-        let (call, install) = (self.call_timeout, self.install_timeout);
-        with_connection(&connector, Patience::whole(call, install), async |client| {
-            let patience = Patience::begin(call, install);
-            patience.check(schema::check_server(client)).await?;
-            schema::prepare(client, &name, migrations, &patience).await
+        let (connector, settings) = self.connector()?;
+        with_connection(&connector, self.patience(), async |client| {
+            let terms = schema::Terms {
+                migrations: self.migrations,
+                trusted: &self.trusted_owners,
+                accepts_changes: self.accepts_changes,
+            };
+            schema::prepare(client, &settings.schema, &terms, &self.patience_begun()).await
         })
         .await?;
         let pipe = Pipe::new(connector.clone(), settings, self.faults, background);
@@ -374,6 +381,68 @@ impl Builder {
             self.history_cache_bytes,
             FeedSide::new(self.feed.0, self.feed.1),
         )))
+    }
+
+    /// Compares the schema, object by object, with what this version installs: tables, columns, defaults, constraints,
+    /// indexes, functions with bodies and settings, views, triggers, sequences, owners, and what is granted to everybody.
+    /// Changes nothing, and runs nothing of the schema. Empty: it is as this version installs it.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect) under [`Migrations::Verify`], where there is nothing to compare.
+    pub async fn verify_schema(self) -> Result<Vec<Finding>, OpenError> {
+        let (connector, settings) = self.connector()?;
+        with_connection(&connector, self.patience(), async |client| {
+            let verifying = schema::verify(client, &settings.schema, &self.trusted_owners);
+            self.patience_begun().check(verifying).await
+        })
+        .await
+    }
+
+    /// Installs or upgrades the schema where that is needed, and puts back what of Steadfast's own is missing or differs:
+    /// functions, views, triggers, indexes, constraints, defaults; takes back what was granted to everybody. One
+    /// transaction. What is not Steadfast's stays as it is, and is named in the answer.
+    ///
+    /// # Errors
+    /// [`OpenErrorKind::SchemaDamaged`] where a table, column or sequence is missing or another: rows are lost, and nothing
+    /// was changed. Otherwise as [`connect`](Self::connect).
+    pub async fn repair_schema(self) -> Result<Repair, OpenError> {
+        let (connector, settings) = self.connector()?;
+        with_connection(&connector, self.patience(), async |client| {
+            schema::repair(client, &settings.schema, &self.trusted_owners, &self.patience_begun()).await
+        })
+        .await
+    }
+
+    /// How long opening may take once a server has let us in.
+    fn patience(&self) -> Duration {
+        Patience::whole(self.call_timeout, self.install_timeout)
+    }
+
+    fn patience_begun(&self) -> Patience {
+        Patience::begin(self.call_timeout, self.install_timeout)
+    }
+
+    /// How to connect; checks what can be checked without.
+    fn connector(&self) -> Result<(Connector, PipeSettings), OpenError> {
+        schema::check_name(&self.schema)?;
+        let target = self
+            .target
+            .clone()?
+            .with_default_application_name("steadfast")
+            .with_default_connect_timeout(Duration::from_secs(10));
+        let payload_limit =
+            PayloadLimit::new(self.payload_limit).map_err(|why| OpenError::new(OpenErrorKind::Configuration, why))?;
+        let settings = PipeSettings {
+            payload_limit,
+            schema: self.schema.clone(),
+            pool_size: self.pool_size.unwrap_or_else(pool_size_from_env),
+            call_timeout: self.call_timeout,
+            install_timeout: self.install_timeout,
+            retry_timeout: self.retry_timeout,
+            transaction_pooler: self.transaction_pooler,
+            password: self.password.clone(),
+        };
+        Ok((Connector::new(target, &settings), settings))
     }
 }
 

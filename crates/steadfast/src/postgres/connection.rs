@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -67,6 +68,8 @@ pub(crate) struct Connector {
     password: Option<PasswordProvider>,
     transaction_pooler: bool,
     limits: Limits,
+    /// A pooler refused start-up options: settings are made once the session is open.
+    refuses_options: Arc<AtomicBool>,
 }
 
 /// After what time the server ends what a connection has asked for: a little later than nobody waits any more. Otherwise
@@ -95,6 +98,10 @@ pub(crate) fn setting_ms(time: Duration) -> String {
     time.as_millis().clamp(1, LONGEST).to_string()
 }
 
+/// What a session needs. Our functions take their snapshots per statement: they need READ COMMITTED whatever the server's
+/// default is.
+const SESSION: &[(&str, &str)] = &[("default_transaction_isolation", "read committed"), ("jit", "off")];
+
 impl Connector {
     pub(crate) fn new(target: ConnectTarget, settings: &PipeSettings) -> Self {
         Self {
@@ -102,6 +109,7 @@ impl Connector {
             password: settings.password.clone(),
             transaction_pooler: settings.transaction_pooler,
             limits: Limits::after(settings.call_timeout, SLOW_CALL),
+            refuses_options: Arc::default(),
         }
     }
 
@@ -132,20 +140,35 @@ impl Connector {
             Some(ask) => Some(self.ask(ask).await.map_err(AttemptError::Password)?),
             None => None,
         };
-        // Our functions take their snapshots per statement: they need READ COMMITTED whatever the server's
-        // default is. A pooler would refuse start-up options; there the default is checked when opening.
+        let password = password.as_deref();
+        let connect = async |defaults: &[(&str, &str)], demands: &[(&str, &str)]| {
+            let connecting = self.target.connect_with(password, defaults, demands);
+            connecting.await.map_err(AttemptError::Connect)
+        };
+        // Behind a transaction pooler a session's settings would stay for others; there the default is checked when opening.
+        if self.transaction_pooler {
+            return connect(&[], &[]).await;
+        }
         let (lock, statement) = (setting_ms(self.limits.lock), setting_ms(self.limits.statement));
         let defaults = [("lock_timeout", lock.as_str()), ("statement_timeout", &statement)];
-        let demands = [("default_transaction_isolation", "read committed"), ("jit", "off")];
-        let (defaults, demands): (&[_], &[_]) = if self.transaction_pooler {
-            (&[], &[])
-        } else {
-            (&defaults, &demands)
-        };
-        self.target
-            .connect_with(password.as_deref(), defaults, demands)
-            .await
-            .map_err(AttemptError::Connect)
+        if !self.refuses_options.load(Ordering::Relaxed) {
+            match connect(&defaults, SESSION).await {
+                // A pooler's answer to a start-up parameter that it does not pass on, among others.
+                Err(AttemptError::Connect(e)) if e.sqlstate().is_some_and(|s| s.code() == "08P01") => {}
+                other => return other,
+            }
+        }
+        let mut connected = connect(&[], &[]).await?;
+        let settings = defaults.iter().chain(SESSION);
+        let sql: String = settings
+            .map(|(name, value)| format!("SET {name} = '{value}';"))
+            .collect();
+        within(self.target.connect_timeout(), set_session(&mut connected, &sql)).await?;
+        if !self.refuses_options.swap(true, Ordering::Relaxed) {
+            tracing::info!(target: "steadfast", server = %self.describe(),
+                "start-up options are refused here, as poolers do; settings are made after connecting");
+        }
+        Ok(connected)
     }
 
     /// The password, within the time that a connection may take.
@@ -161,6 +184,36 @@ impl Connector {
     }
 }
 
+/// Makes the settings of an open session. A pooler may have no server to give just now, so that this can take long.
+async fn set_session(connected: &mut Connected, sql: &str) -> Result<(), AttemptError> {
+    let lost = |message: &str| AttemptError::Session(StoreError::Connection(message.to_owned()));
+    let setting = connected.client.batch_execute(sql);
+    tokio::pin!(setting);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut setting => return done.map_err(|e| AttemptError::Session(e.into())),
+            message = connected.messages.next() => match message {
+                Some(Ok(_)) => {}
+                Some(Err(error)) => return Err(AttemptError::Session(error.into())),
+                None => return Err(lost("the server closed it at the start")),
+            },
+        }
+    }
+}
+
+async fn within(
+    limit: Option<Duration>,
+    work: impl Future<Output = Result<(), AttemptError>>,
+) -> Result<(), AttemptError> {
+    match limit {
+        None => work.await,
+        Some(limit) => tokio::time::timeout(limit, work)
+            .await
+            .unwrap_or(Err(AttemptError::Session(StoreError::Timeout(limit)))),
+    }
+}
+
 /// Asks for a password, in a task of its own: what somebody else wrote may panic.
 async fn asked(ask: PasswordProvider) -> Result<String, String> {
     let answer = AbortOnDropHandle::new(tokio::spawn(async move { ask().await }));
@@ -173,12 +226,15 @@ async fn asked(ask: PasswordProvider) -> Result<String, String> {
 enum AttemptError {
     Password(String),
     Connect(ConnectError),
+    /// Connected, and no more than that.
+    Session(StoreError),
 }
 
 impl From<AttemptError> for StoreError {
     fn from(error: AttemptError) -> Self {
         match error {
             AttemptError::Connect(e) => e.into(),
+            AttemptError::Session(e) => e,
             AttemptError::Password(e) => Self::Connect {
                 message: format!("the password provider failed: {e}"),
                 sqlstate: None,

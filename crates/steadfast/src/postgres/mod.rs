@@ -26,6 +26,7 @@ pub mod target;
 pub mod tls;
 mod vouched;
 
+pub use crate::catalogue::{Finding, FindingKind, Repair};
 pub use crate::inspect::{InstanceDetail, InstanceQuery, InstanceSummary, QueueReport};
 pub use builder::{Builder, DEFAULT_POOL_SIZE, DEFAULT_SCHEMA, LongPoll, Migrations, OpenError, OpenErrorKind};
 pub use connection::PasswordProvider;

@@ -1,4 +1,4 @@
-//! Installing, upgrading, verifying, printing and removing the schema.
+//! Installing, upgrading, verifying, repairing, printing and removing the schema.
 //!
 //! Invariants: one transaction under one advisory lock does all of an install; table migrations are immutable and never
 //! call functions; a newer schema is never overwritten; nothing that is not ours is ever changed.
@@ -6,7 +6,9 @@
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
-use tokio_postgres::{Client, GenericClient};
+use tokio_postgres::{Client, GenericClient, Transaction};
+
+use crate::catalogue::{Finding, Repair, in_short};
 
 use super::builder::{Migrations, OpenError, OpenErrorKind};
 use super::connection::quote_identifier;
@@ -14,8 +16,11 @@ use super::errand::Patience;
 use super::error::StoreError;
 use super::store::later;
 
+mod catalogue;
 mod files;
+mod repair;
 mod turn;
+use catalogue::Seen;
 use files::{FUNCTIONS, MIGRATIONS, VIEWS};
 
 /// Version of the set of functions and views. A release that changes any of them raises it.
@@ -30,8 +35,8 @@ pub(crate) fn check_name(schema: &str) -> Result<(), OpenError> {
         "is empty"
     } else if schema.len() > 63 {
         "is longer than 63 bytes, PostgreSQL's limit"
-    } else if schema.contains('\0') {
-        "holds a NUL character"
+    } else if schema.chars().any(steers_text) {
+        "holds a control character"
     } else if schema.starts_with("pg_") || schema == "information_schema" {
         "is reserved by PostgreSQL"
     } else if schema == "$user" {
@@ -45,6 +50,12 @@ pub(crate) fn check_name(schema: &str) -> Result<(), OpenError> {
     ))
 }
 
+/// Characters that could end a line of SQL, or have it read in another order than it is run.
+fn steers_text(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
 /// The whole SQL of an install into `schema`, for those who may not let a program run DDL: to be run once, on a
 /// database where the schema is not installed yet. Afterwards open with [`Migrations::Verify`].
 ///
@@ -53,9 +64,11 @@ pub(crate) fn check_name(schema: &str) -> Result<(), OpenError> {
 pub fn schema_sql(schema: &str) -> Result<String, OpenError> {
     check_name(schema)?;
     let name = quote_identifier(schema);
+    // No name in the comment: it is not quoted there.
     let mut sql = format!(
-        "-- Steadfast {}: schema {name}\nBEGIN;\nCREATE SCHEMA IF NOT EXISTS {name};\nSET LOCAL search_path TO {name}, pg_temp;\n{LEDGER}\n",
-        env!("CARGO_PKG_VERSION")
+        "-- Steadfast {}\nBEGIN;\nSET LOCAL search_path TO pg_catalog, pg_temp;\n{}SET LOCAL search_path TO {name}, pg_temp;\n{LEDGER}\n",
+        env!("CARGO_PKG_VERSION"),
+        make_place(schema),
     );
     for (number, file, text) in MIGRATIONS {
         sql.push_str(text);
@@ -75,6 +88,44 @@ pub fn schema_sql(schema: &str) -> Result<String, OpenError> {
         "INSERT INTO sf_ledger (kind, name, checksum, version) VALUES ('gate', 'functions', '', {FUNCTIONS_VERSION}), ('gate', 'oldest_client', '', {OLDEST_CLIENT});\nCOMMIT;\n"
     ));
     Ok(sql)
+}
+
+/// Makes the schema where it is not there, which alone needs the right to make schemas. Whoever could do more than its owner
+/// must not work in a schema of somebody else's: what is in it could run with his rights.
+fn make_place(schema: &str) -> String {
+    let body = format!(
+        "DECLARE
+    v_owner oid := (SELECT CASE WHEN n.nspowner = 'pg_database_owner'::regrole
+                                THEN (SELECT d.datdba FROM pg_database d WHERE d.datname = current_database())
+                                ELSE n.nspowner END
+                    FROM pg_namespace n WHERE n.nspname = {literal});
+BEGIN
+    IF v_owner IS NULL THEN
+        CREATE SCHEMA {name};
+    ELSIF (SELECT r.rolsuper FROM pg_roles r WHERE r.rolname = current_user)
+          AND NOT pg_has_role(v_owner, current_user, 'MEMBER') THEN
+        RAISE EXCEPTION 'the schema belongs to the role %: run this as that role (SET ROLE)', pg_get_userbyid(v_owner);
+    END IF;
+END",
+        literal = quote_literal(schema),
+        name = quote_identifier(schema),
+    );
+    // A tag that the name does not hold.
+    let tag = (0u32..)
+        .map(|n| format!("$steadfast{n}$"))
+        .find(|tag| !body.contains(tag.as_str()))
+        .unwrap_or_default();
+    format!("DO {tag}\n{body}\n{tag};\n")
+}
+
+/// A text as SQL, whatever `standard_conforming_strings` is.
+fn quote_literal(text: &str) -> String {
+    let quoted = text.replace('\'', "''");
+    if quoted.contains('\\') {
+        format!("E'{}'", quoted.replace('\\', "\\\\"))
+    } else {
+        format!("'{quoted}'")
+    }
 }
 
 const LEDGER: &str = "CREATE TABLE IF NOT EXISTS sf_ledger (
@@ -102,41 +153,6 @@ fn checksum(text: &str) -> String {
         .collect()
 }
 
-/// What the server says of itself, checked before anything else.
-pub(crate) async fn check_server(client: &Client) -> Result<(), OpenError> {
-    let row = client
-        .query_typed(
-            "SELECT current_setting('server_version_num')::int, current_setting('server_encoding'), \
-             current_setting('transaction_isolation')",
-            &[],
-        )
-        .await
-        .map_err(StoreError::from)?;
-    let Some(row) = row.first() else {
-        return Err(OpenError::new(
-            OpenErrorKind::Database,
-            "the server did not describe itself".to_owned(),
-        ));
-    };
-    let (version, encoding, isolation): (i32, String, String) = (row.get(0), row.get(1), row.get(2));
-    let fault = if version < 150_000 {
-        format!(
-            "PostgreSQL {} is too old: 15 is the oldest that works",
-            version / 10_000
-        )
-    } else if encoding != "UTF8" {
-        format!("the database's encoding is {encoding}; UTF8 is needed")
-    } else if isolation != "read committed" {
-        format!(
-            "transactions here are {isolation}; READ COMMITTED is needed (behind a pooler, set \
-             default_transaction_isolation for the role or database)"
-        )
-    } else {
-        return Ok(());
-    };
-    Err(OpenError::new(OpenErrorKind::Configuration, fault))
-}
-
 /// What the ledger says.
 #[derive(Debug, Default)]
 struct Installed {
@@ -146,16 +162,9 @@ struct Installed {
     oldest_client: i64,
 }
 
-async fn ledger(client: &impl GenericClient, schema: &str) -> Result<Option<Installed>, OpenError> {
-    let exists = client
-        .query_typed(
-            "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-             WHERE n.nspname = $1 AND c.relname = 'sf_ledger'",
-            &[(&schema, tokio_postgres::types::Type::TEXT)],
-        )
-        .await
-        .map_err(StoreError::from)?;
-    if exists.is_empty() {
+/// Reads the ledger, whose owner is trusted.
+async fn ledger(client: &impl GenericClient, schema: &str, seen: &Seen) -> Result<Option<Installed>, OpenError> {
+    if !seen.has_ledger() {
         return Ok(None);
     }
     let name = quote_identifier(schema);
@@ -165,7 +174,14 @@ async fn ledger(client: &impl GenericClient, schema: &str) -> Result<Option<Inst
             &[],
         )
         .await
-        .map_err(StoreError::from)?;
+        .map_err(|error| match StoreError::from(error) {
+            // It has lost a column.
+            StoreError::Database { sqlstate, message } if sqlstate == "42703" => OpenError::new(
+                OpenErrorKind::SchemaDamaged,
+                format!("schema {schema:?}: its ledger cannot be read: {message}"),
+            ),
+            error => error.into(),
+        })?;
     let mut installed = Installed::default();
     for row in rows {
         let (kind, name, sum, version): (String, String, String, i64) =
@@ -203,44 +219,120 @@ async fn refuse_foreign(client: &impl GenericClient, schema: &str) -> Result<(),
     ))
 }
 
-/// Brings the schema to what this binary needs, or only checks it.
+/// On what terms a schema is opened.
+pub(crate) struct Terms<'a> {
+    pub(crate) migrations: Migrations,
+    /// Roles that may own it although they are others.
+    pub(crate) trusted: &'a [String],
+    /// What is not as installed is only said.
+    pub(crate) accepts_changes: bool,
+}
+
+/// Checks the server, then brings the schema to what this binary needs, or only checks it.
 pub(crate) async fn prepare(
     client: &mut Client,
     schema: &str,
-    migrations: Migrations,
+    terms: &Terms<'_>,
     patience: &Patience,
 ) -> Result<(), OpenError> {
     let survey = async {
-        let installed = ledger(client, schema).await?;
+        let seen = catalogue::look(client, schema).await?;
+        seen.check_server()?;
+        seen.check_owners(schema, terms.trusted)?;
+        let installed = ledger(client, schema, &seen).await?;
         if installed.is_none() {
             refuse_foreign(client, schema).await?;
         }
-        Ok(installed)
+        let need = judge(schema, installed.as_ref())?;
+        if need == Need::Nothing && !seen.is_as_installed() {
+            refuse_damage(schema, &catalogue::findings(client, schema).await?, terms)?;
+        }
+        Ok((need, installed.is_some()))
     };
-    let installed = patience.check(survey).await?;
-    match (judge(schema, installed.as_ref())?, migrations) {
-        (Need::Nothing, _) => Ok(()),
-        (Need::Install, Migrations::Apply) => patience
-            .installing(install_in_turn(client, schema, patience.install))
+    match (patience.check(survey).await?, terms.migrations) {
+        // What a newer version installs is not known here.
+        ((Need::Nothing | Need::Newer, _), _) => Ok(()),
+        ((Need::Install, _), Migrations::Apply) => patience
+            .installing(install_in_turn(client, schema, terms, patience.install))
             .await
             .map_err(|error| turn::explain(error, schema)),
-        (Need::Install, Migrations::Verify) => Err(if installed.is_none() {
-            OpenError::new(
-                OpenErrorKind::SchemaMissing,
-                format!("schema {schema:?} is not installed"),
-            )
-        } else {
-            OpenError::new(
-                OpenErrorKind::SchemaOutdated,
-                format!("schema {schema:?} is older than this program needs"),
-            )
-        }),
+        ((Need::Install, is_older), Migrations::Verify) => Err(not_installed(schema, is_older)),
     }
 }
 
+/// What is not as this version installs it; changes nothing, and runs nothing of the schema.
+pub(crate) async fn verify(client: &Client, schema: &str, trusted: &[String]) -> Result<Vec<Finding>, OpenError> {
+    let seen = catalogue::look(client, schema).await?;
+    seen.check_server()?;
+    let mut findings = seen.foreign_owners(trusted);
+    if findings.is_empty() {
+        seen.check_owners(schema, trusted)?;
+    }
+    // Of a schema that is not to be trusted not even the ledger is read.
+    let known = if findings.is_empty() {
+        ledger(client, schema, &seen).await
+    } else {
+        Ok(None)
+    };
+    let installed = match known {
+        Err(error) if error.kind() != OpenErrorKind::SchemaDamaged => return Err(error),
+        Ok(installed) if findings.is_empty() => installed,
+        _ => {
+            findings.extend(catalogue::findings(client, schema).await?);
+            return Ok(findings);
+        }
+    };
+    if installed.is_none() {
+        refuse_foreign(client, schema).await?;
+    }
+    match judge(schema, installed.as_ref())? {
+        Need::Nothing if seen.is_as_installed() => {}
+        Need::Nothing => findings.extend(catalogue::findings(client, schema).await?),
+        Need::Newer => {}
+        Need::Install => return Err(not_installed(schema, installed.is_some())),
+    }
+    Ok(findings)
+}
+
+fn not_installed(schema: &str, is_older: bool) -> OpenError {
+    if is_older {
+        OpenError::new(
+            OpenErrorKind::SchemaOutdated,
+            format!("schema {schema:?} is older than this program needs"),
+        )
+    } else {
+        OpenError::new(
+            OpenErrorKind::SchemaMissing,
+            format!("schema {schema:?} is not installed"),
+        )
+    }
+}
+
+/// Refuses what changes the meaning of calls; says the rest in the log.
+fn refuse_damage(schema: &str, findings: &[Finding], terms: &Terms<'_>) -> Result<(), OpenError> {
+    let damage: Vec<Finding> = findings.iter().filter(|f| f.stops_opening).cloned().collect();
+    if !damage.is_empty() && !terms.accepts_changes {
+        return Err(OpenError::new(
+            OpenErrorKind::SchemaDamaged,
+            format!(
+                "schema {schema:?} is not as this version installs it: {}",
+                in_short(&damage)
+            ),
+        ));
+    }
+    if !findings.is_empty() {
+        tracing::warn!(target: "steadfast", schema, findings = in_short(findings),
+            "the schema is not quite as this version installs it");
+    }
+    Ok(())
+}
+
+#[derive(PartialEq, Eq)]
 enum Need {
     Nothing,
     Install,
+    /// A newer version has been here, and still works with this one.
+    Newer,
 }
 
 /// Compares the ledger with what this binary carries.
@@ -258,7 +350,7 @@ fn judge(schema: &str, installed: Option<&Installed>) -> Result<Need, OpenError>
                 ),
             ));
         }
-        return Ok(Need::Nothing);
+        return Ok(Need::Newer);
     }
     for (_, file, text) in MIGRATIONS {
         match installed.tables.iter().find(|(name, _)| name == file) {
@@ -283,33 +375,135 @@ fn judge(schema: &str, installed: Option<&Installed>) -> Result<Need, OpenError>
 }
 
 /// Installs, once nobody else does: whoever opens at the same moment waits, then finds the work done.
-async fn install_in_turn(client: &mut Client, schema: &str, patience: Duration) -> Result<(), OpenError> {
-    let deadline = later(patience);
-    let mut waiting = turn::Waiting::new(patience, deadline);
-    while !install(client, schema, deadline).await? {
+async fn install_in_turn(
+    client: &mut Client,
+    schema: &str,
+    terms: &Terms<'_>,
+    patience: Duration,
+) -> Result<(), OpenError> {
+    let mut waiting = turn::Waiting::new(patience);
+    while !install(client, schema, terms, waiting.deadline()).await? {
         waiting.pause(client, schema).await?;
     }
     Ok(())
 }
 
 /// One try; `false`: somebody else is at it.
-async fn install(client: &mut Client, schema: &str, deadline: Instant) -> Result<bool, OpenError> {
-    let name = quote_identifier(schema);
-    let tx = client.transaction().await.map_err(StoreError::from)?;
-    turn::bound(&tx, deadline).await?;
-    if !turn::take(&tx, schema).await? {
-        tx.rollback().await.map_err(StoreError::from)?;
+async fn install(client: &mut Client, schema: &str, terms: &Terms<'_>, deadline: Instant) -> Result<bool, OpenError> {
+    let Some(tx) = begin(client, schema, deadline).await? else {
         return Ok(false);
-    }
-    let installed = ledger(&tx, schema).await?;
-    if matches!(judge(schema, installed.as_ref())?, Need::Nothing) {
+    };
+    let seen = catalogue::look(&tx, schema).await?;
+    seen.check_owners(schema, terms.trusted)?;
+    let installed = ledger(&tx, schema, &seen).await?;
+    if judge(schema, installed.as_ref())? != Need::Install {
         return Ok(true);
     }
-    let made_schema = if installed.is_none() {
-        create_schema(&tx, schema, &name).await?
-    } else {
-        false
+    let upgrades = installed.is_some();
+    apply(&tx, schema, &seen, installed).await?;
+    if upgrades {
+        refuse_damage(schema, &catalogue::findings(&tx, schema).await?, terms)?;
+    }
+    tx.commit().await.map_err(StoreError::from)?;
+    tracing::info!(target: "steadfast", schema, version = FUNCTIONS_VERSION, "schema installed");
+    Ok(true)
+}
+
+/// Installs or upgrades where that is needed, and puts back what of ours is missing or differs; all or nothing.
+pub(crate) async fn repair(
+    client: &mut Client,
+    schema: &str,
+    trusted: &[String],
+    patience: &Patience,
+) -> Result<Repair, OpenError> {
+    let look = async { catalogue::look(client, schema).await?.check_server() };
+    patience.check(look).await?;
+    let mending = async {
+        let mut waiting = turn::Waiting::new(patience.install);
+        loop {
+            if let Some(repair) = repair_once(client, schema, trusted, waiting.deadline()).await? {
+                return Ok(repair);
+            }
+            waiting.pause(client, schema).await?;
+        }
     };
+    let mended = patience.installing(mending).await;
+    mended.map_err(|error| turn::explain(error, schema))
+}
+
+/// One try; `None`: somebody else is at it.
+async fn repair_once(
+    client: &mut Client,
+    schema: &str,
+    trusted: &[String],
+    deadline: Instant,
+) -> Result<Option<Repair>, OpenError> {
+    let Some(tx) = begin(client, schema, deadline).await? else {
+        return Ok(None);
+    };
+    let seen = catalogue::look(&tx, schema).await?;
+    seen.check_owners(schema, trusted)?;
+    let installed = ledger(&tx, schema, &seen).await?;
+    if installed.is_none() {
+        refuse_foreign(&tx, schema).await?;
+    }
+    match judge(schema, installed.as_ref())? {
+        Need::Nothing => {}
+        Need::Install => apply(&tx, schema, &seen, installed).await?,
+        Need::Newer => {
+            return Err(OpenError::new(
+                OpenErrorKind::SchemaTooNew,
+                format!("schema {schema:?} was upgraded by a newer program, which alone can repair it"),
+            ));
+        }
+    }
+    let repair = repair::put_back(&tx, schema).await?;
+    tx.commit().await.map_err(StoreError::from)?;
+    tracing::info!(target: "steadfast", schema, mended = repair.mended.len(), left = repair.left.len(), "schema repaired");
+    Ok(Some(repair))
+}
+
+/// A transaction in which nobody else installs, and no name means an object of somebody else's; `None`: somebody else is at it.
+async fn begin<'a>(
+    client: &'a mut Client,
+    schema: &str,
+    deadline: Instant,
+) -> Result<Option<Transaction<'a>>, OpenError> {
+    let tx = client.transaction().await.map_err(no_transaction)?;
+    tx.batch_execute("SET LOCAL search_path TO pg_catalog, pg_temp")
+        .await
+        .map_err(StoreError::from)?;
+    turn::bound(&tx, deadline).await?;
+    if turn::take(&tx, schema).await? {
+        return Ok(Some(tx));
+    }
+    tx.rollback().await.map_err(StoreError::from)?;
+    Ok(None)
+}
+
+/// A pooler that gives a server for one statement only refuses a transaction as a breach of its protocol.
+fn no_transaction(error: tokio_postgres::Error) -> OpenError {
+    match StoreError::from(error) {
+        StoreError::Database { sqlstate, message } if sqlstate == "08P01" => OpenError::new(
+            OpenErrorKind::Configuration,
+            format!(
+                "the pooler refuses transactions ({message}): install, upgrade, repair and remove the schema through the \
+                 server itself, or through a pool in session or transaction mode"
+            ),
+        ),
+        error => error.into(),
+    }
+}
+
+/// Brings tables, functions and views up to this version.
+async fn apply(tx: &Transaction<'_>, schema: &str, seen: &Seen, installed: Option<Installed>) -> Result<(), OpenError> {
+    let name = quote_identifier(schema);
+    let made_schema = installed.is_none() && !seen.schema_exists();
+    if made_schema {
+        tx.batch_execute(&format!("CREATE SCHEMA {name}"))
+            .await
+            .map_err(StoreError::from)?;
+    }
     tx.batch_execute(&format!("SET LOCAL search_path TO {name}, pg_temp; {LEDGER}"))
         .await
         .map_err(StoreError::from)?;
@@ -317,19 +511,19 @@ async fn install(client: &mut Client, schema: &str, deadline: Instant) -> Result
     for (number, file, text) in MIGRATIONS {
         if !installed.tables.iter().any(|(n, _)| n == file) {
             tx.batch_execute(text).await.map_err(StoreError::from)?;
-            record(&tx, "table", file, &checksum(text), i64::from(*number)).await?;
+            record(tx, "table", file, &checksum(text), i64::from(*number)).await?;
         }
     }
     for (file, text) in FUNCTIONS.iter().chain(VIEWS) {
         let sum = checksum(text);
         if !installed.functions.iter().any(|(n, s)| n == file && *s == sum) {
             tx.batch_execute(text).await.map_err(StoreError::from)?;
-            record(&tx, "function", file, &sum, FUNCTIONS_VERSION).await?;
+            record(tx, "function", file, &sum, FUNCTIONS_VERSION).await?;
         }
     }
-    record(&tx, "gate", "functions", "", FUNCTIONS_VERSION).await?;
+    record(tx, "gate", "functions", "", FUNCTIONS_VERSION).await?;
     record(
-        &tx,
+        tx,
         "gate",
         "oldest_client",
         "",
@@ -337,29 +531,9 @@ async fn install(client: &mut Client, schema: &str, deadline: Instant) -> Result
     )
     .await?;
     if made_schema {
-        record(&tx, "gate", "made_schema", "", 1).await?;
+        record(tx, "gate", "made_schema", "", 1).await?;
     }
-    tx.commit().await.map_err(StoreError::from)?;
-    tracing::info!(target: "steadfast", schema, version = FUNCTIONS_VERSION, "schema installed");
-    Ok(true)
-}
-
-/// Makes the schema when it is not there; needs no right to create schemas when it is.
-async fn create_schema(tx: &impl GenericClient, schema: &str, name: &str) -> Result<bool, OpenError> {
-    let exists = tx
-        .query_typed(
-            "SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = $1",
-            &[(&schema, tokio_postgres::types::Type::TEXT)],
-        )
-        .await
-        .map_err(StoreError::from)?;
-    if !exists.is_empty() {
-        return Ok(false);
-    }
-    tx.batch_execute(&format!("CREATE SCHEMA {name}"))
-        .await
-        .map_err(StoreError::from)?;
-    Ok(true)
+    Ok(())
 }
 
 async fn record(tx: &impl GenericClient, kind: &str, name: &str, sum: &str, version: i64) -> Result<(), OpenError> {
@@ -385,6 +559,7 @@ async fn record(tx: &impl GenericClient, kind: &str, name: &str, sum: &str, vers
 pub(crate) async fn remove(client: &mut Client, schema: &str, patience: Duration) -> Result<(), StoreError> {
     let name = quote_identifier(schema);
     let tx = client.transaction().await?;
+    tx.batch_execute("SET LOCAL search_path TO pg_catalog, pg_temp").await?;
     turn::bound(&tx, later(patience)).await?;
     let ours = tx
         .query_typed(

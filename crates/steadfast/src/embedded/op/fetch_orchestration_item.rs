@@ -29,7 +29,11 @@ pub(crate) struct ClaimedTurn {
 /// Decodes a claim; `None` when nothing of it can be handed over.
 pub(crate) async fn decode(store: &Store, mut raw: RawTurn) -> Result<Option<ClaimedTurn>, StoreError> {
     let mut messages = decode_messages(store, &raw).await?;
-    let large = raw.messages.iter().find(|(_, payload)| payload.is_none()).map(|(id, _)| *id);
+    let large = raw
+        .messages
+        .iter()
+        .find(|(_, payload)| payload.is_none())
+        .map(|(id, _)| *id);
     if let Some(id) = large {
         let start = match raw.name {
             Some(_) => None,

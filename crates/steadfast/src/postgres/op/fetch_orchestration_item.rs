@@ -241,7 +241,10 @@ async fn decode_turn(
         } else {
             None
         };
-        messages.push((**id, stand_in(&header.instance, start.map(|s| s.summary.orchestration_name))));
+        messages.push((
+            **id,
+            stand_in(&header.instance, start.map(|s| s.summary.orchestration_name)),
+        ));
     }
     if messages.is_empty() {
         return Ok(None);

@@ -12,11 +12,12 @@ use tokio_postgres::types::Type;
 use crate::postgres::builder::{OpenError, OpenErrorKind};
 use crate::postgres::connection::setting_ms;
 use crate::postgres::error::StoreError;
+use crate::postgres::store::later;
 
 /// The key of the installers' lock: `$1` is the schema's name.
 macro_rules! key {
     () => {
-        "hashtextextended('steadfast schema ' || $1, 0)"
+        "pg_catalog.hashtextextended('steadfast schema ' OPERATOR(pg_catalog.||) $1, 0::bigint)"
     };
 }
 
@@ -50,12 +51,17 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
-    pub(super) fn new(patience: Duration, deadline: Instant) -> Self {
+    pub(super) fn new(patience: Duration) -> Self {
         Self {
-            deadline,
+            deadline: later(patience),
             patience,
             pause: Duration::from_millis(10),
         }
+    }
+
+    /// When there is no more time.
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// Until it is worth trying again.

@@ -38,6 +38,7 @@ fn planted(sql: String) -> impl Fn(&Runtime) -> Bench {
                 .schema(store.schema())
                 .pool_size(2)
                 .application_name(SKEWED)
+                .accept_changed_schema(true)
                 .connect()
                 .await
                 .expect("open the skewed caller");
