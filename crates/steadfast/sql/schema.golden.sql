@@ -602,11 +602,11 @@ CREATE FUNCTION steadfast_golden.sf_claim_starts(p_ids text[], p_now timestamp w
     LANGUAGE plpgsql
     AS $$
 BEGIN
-    INSERT INTO sf_instance (instance_id)
-    SELECT n.instance_id FROM (
-        SELECT s.instance_id FROM unnest(p_ids) AS u(id) CROSS JOIN LATERAL (
+    INSERT INTO sf_instance (instance_id, created_at)
+    SELECT n.instance_id, n.sent_at FROM (
+        SELECT s.instance_id, s.sent_at FROM unnest(p_ids) AS u(id) CROSS JOIN LATERAL (
             -- Nor has it got one since: whoever deletes that waits for our ticket, and we for him.
-            SELECT x.instance_id FROM sf_inbox x
+            SELECT x.instance_id, coalesce(x.sent_at, x.visible_at) AS sent_at FROM sf_inbox x
             WHERE x.instance_id >= u.id AND (x.instance_id, x.visible_at) <= (u.id, p_now) AND x.kind IN (1, 2)
               AND (SELECT true FROM sf_instance i WHERE i.instance_id = u.id) IS NULL
             ORDER BY x.instance_id, x.visible_at, x.message_id LIMIT 1 FOR UPDATE SKIP LOCKED) s
@@ -653,7 +653,9 @@ BEGIN
                                AND NOT (k.id = ANY (p_evicted)) AS cached) own
     CROSS JOIN LATERAL (
         SELECT max(o.attempt_count) AS attempt_count, array_agg(o.message_id) AS ids, array_agg(o.payload) AS payloads
-        FROM (SELECT s.attempt_count, s.message_id, s.payload FROM sf_message s
+        FROM (SELECT s.attempt_count, s.message_id,
+                     CASE WHEN s.kind = 2 OR octet_length(s.payload) <= p_max_bytes + 65536 THEN s.payload END AS payload
+              FROM sf_message s
               WHERE s.instance_key = k.id AND s.claim = p_claim ORDER BY s.message_id) o) m
     CROSS JOIN LATERAL (SELECT array_agg(v.key) AS keys, array_agg(v.base_value) AS vals,
                                array_agg(v.base_at_ms) AS at_ms
@@ -713,6 +715,8 @@ DECLARE
     v_executions bigint;
     v_events     bigint;
     v_messages   bigint := 0;
+    v_pending    text[];     -- ids of those that nobody has begun
+    v_gone       text[];     -- of those, the ones whose start is deleted here
 BEGIN
     results := sf_batch_open(p_batch_id, p_retain_ms, 5);
     IF results IS NOT NULL THEN
@@ -730,6 +734,19 @@ BEGIN
         DELETE FROM sf_batch b WHERE b.batch_id = p_batch_id;
         RETURN;
     END IF;
+    -- LIMIT keeps these probes of one instance each: an EXISTS may be hashed over a whole table.
+    v_pending := ARRAY(
+        SELECT u.id FROM unnest(p_instances) AS u(id) LEFT JOIN sf_instance i ON i.instance_id = ANY (ARRAY[u.id])
+        WHERE i.orchestration_name IS NULL AND (
+            (SELECT true FROM sf_inbox x WHERE x.instance_id = u.id AND x.kind IN (1, 2) AND x.kind = 1 LIMIT 1)
+            OR (SELECT true FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2) AND s.kind = 1
+                LIMIT 1)));
+    IF cardinality(v_pending) > 0 AND (NOT p_force OR p_ended = ANY (v_pending)) THEN
+        results := ARRAY[7, 0, 0, 0, 0];
+        culprit := v_pending[1];
+        DELETE FROM sf_batch b WHERE b.batch_id = p_batch_id;
+        RETURN;
+    END IF;
     SELECT i.instance_id INTO culprit FROM sf_instance i
     WHERE i.parent_instance_id = ANY (p_instances) AND NOT i.instance_id = ANY (p_instances) LIMIT 1;
     IF culprit IS NOT NULL THEN
@@ -743,6 +760,10 @@ BEGIN
     DELETE FROM sf_execution x WHERE x.instance_key = ANY (v_keys);
     GET DIAGNOSTICS v_executions = ROW_COUNT;
     DELETE FROM sf_kv v WHERE v.instance_key = ANY (v_keys);
+    v_gone := ARRAY(SELECT i.instance_id FROM sf_instance i WHERE i.instance_key = ANY (v_keys)
+                    AND i.instance_id = ANY (v_pending) AND (
+                        SELECT true FROM sf_message s WHERE s.instance_key = i.instance_key AND s.kind IN (1, 2) AND s.kind = 1
+                LIMIT 1));
     DELETE FROM sf_turn t WHERE t.instance_key = ANY (v_keys);
     DELETE FROM sf_message s WHERE s.instance_key = ANY (v_keys);
     GET DIAGNOSTICS v_count = ROW_COUNT;
@@ -757,10 +778,27 @@ BEGIN
     -- What a claim is routing at this moment counts as sent after the deletion: a claim that holds a start message
     -- may be waiting for us to insert its instance.
     WITH doomed AS MATERIALIZED (
-        SELECT x.ctid AS tid FROM sf_inbox x WHERE x.instance_id = ANY (p_instances) FOR UPDATE SKIP LOCKED)
-    DELETE FROM sf_inbox x USING doomed d WHERE x.ctid = d.tid;
-    GET DIAGNOSTICS v_count = ROW_COUNT;
+        SELECT x.ctid AS tid FROM sf_inbox x WHERE x.instance_id = ANY (p_instances) FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM sf_inbox x USING doomed d WHERE x.ctid = d.tid RETURNING x.instance_id, x.kind)
+    SELECT count(*), v_gone || coalesce(array_agg(DISTINCT g.instance_id)
+               FILTER (WHERE g.kind = 1 AND g.instance_id = ANY (v_pending)), '{}')
+      INTO v_count, v_gone FROM gone g;
     v_messages := v_messages + v_count;
+    IF cardinality(v_gone) > 0 THEN
+        -- Their starts are ours now, so nobody else makes a row for them: they are deleted as instances.
+        INSERT INTO sf_instance (instance_id)
+        SELECT DISTINCT u.id FROM unnest(v_gone) AS u(id)
+        WHERE (SELECT true FROM sf_instance i WHERE i.instance_id = u.id) IS NULL ORDER BY u.id ON CONFLICT DO NOTHING;
+        v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i
+                        WHERE i.instance_key = ANY (v_keys) OR i.instance_id = ANY (v_gone));
+        IF p_feed THEN
+            PERFORM sf_feed_append(clock_timestamp(), NULL, k.keys, NULL, ARRAY(SELECT generate_series(1, k.n)),
+                                   array_fill(0::bigint, ARRAY[k.n]), array_fill(80::smallint, ARRAY[k.n]))
+            FROM (SELECT array_agg(i.instance_key) AS keys, count(*)::integer AS n FROM sf_instance i
+                  WHERE i.instance_id = ANY (v_gone)) k WHERE k.n > 0;
+        END IF;
+    END IF;
     IF p_feed THEN PERFORM sf_feed_note(v_keys, NULL, 80::smallint); END IF;
     DELETE FROM sf_instance i WHERE i.instance_key = ANY (v_keys);
     GET DIAGNOSTICS v_count = ROW_COUNT;
@@ -784,8 +822,8 @@ BEGIN
     IF v_results IS NOT NULL THEN
         RETURN v_results;
     END IF;
-    INSERT INTO sf_inbox (instance_id, visible_at, kind, payload)
-    SELECT m.instance_id,
+    INSERT INTO sf_inbox (instance_id, sent_at, visible_at, kind, payload)
+    SELECT m.instance_id, CASE WHEN m.kind = 1 AND m.delay_ms > 0 THEN v_now END,
            coalesce(v_now + m.delay_ms * interval '1 millisecond', to_timestamp(m.visible_ms / 1000.0), v_now),
            m.kind, m.payload
     FROM unnest(m_instance, m_delay_ms, m_visible_ms, m_kind, m_payload) WITH ORDINALITY
@@ -1469,7 +1507,9 @@ BEGIN
             FROM unnest(v_keys, v_works, v_owners) AS c(key, work_id, owner)
             WHERE w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
             RETURNING w.instance_key, w.work_id, w.execution_id, w.activity_id, w.attempt_count, c.owner,
-                      w.session_key, w.payload)
+                      w.session_key,
+                      -- Larger than any limit allows: nobody could take it.
+                      CASE WHEN octet_length(w.payload) <= 134283264 THEN w.payload ELSE '' END AS payload)
         SELECT c.instance_key, c.work_id, i.instance_id, c.execution_id, c.activity_id, c.attempt_count, c.owner,
                c.session_key IS NOT NULL, c.payload, coalesce(i.cache_owner = p_cache_owner, false), NULL::bigint, v_busy,
                NULL::bigint, NULL::bigint, NULL::bytea[]
@@ -2109,6 +2149,63 @@ BEGIN
         RETURN '-infinity';
     END IF;
     RETURN least(timestamptz 'epoch' + p_since_us * interval '1 microsecond', sf_look_recent(p_now));
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_pending_instances(p_instance text, p_prefix text, p_before bigint, p_limit bigint, p_bytes integer) RETURNS TABLE(message_id bigint, instance_id text, payload bytea, sent_ms bigint, touched_ms bigint, waiting bigint, lease_ms_left bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    SET enable_sort TO 'off'
+    AS $$
+#variable_conflict use_column
+BEGIN
+    IF p_instance IS NOT NULL THEN
+        RETURN QUERY
+        SELECT s.message_id, p_instance, substring(s.payload FROM 1 FOR p_bytes),
+               floor(extract(epoch FROM s.at) * 1000)::bigint,
+               floor(extract(epoch FROM coalesce(i.updated_at, s.at)) * 1000)::bigint,
+               (SELECT count(*) FROM sf_message m WHERE m.instance_key = i.instance_key)
+                 + (SELECT count(*) FROM sf_inbox m WHERE m.instance_id = p_instance),
+               (SELECT ceil(extract(epoch FROM t.available_at - clock_timestamp()) * 1000)::bigint FROM sf_turn t
+                WHERE t.instance_key = i.instance_key AND t.claim IS NOT NULL)
+        FROM (SELECT x.message_id, x.payload, coalesce(x.sent_at, x.visible_at) AS at FROM sf_inbox x
+              WHERE x.instance_id = p_instance AND x.kind IN (1, 2) AND x.kind = 1
+              UNION ALL
+              SELECT m.message_id, m.payload, n.created_at FROM sf_instance n
+              JOIN sf_message m ON m.instance_key = n.instance_key
+              WHERE n.instance_id = p_instance AND m.kind IN (1, 2) AND m.kind = 1) s
+        LEFT JOIN sf_instance i ON i.instance_id = p_instance
+        WHERE i.orchestration_name IS NULL ORDER BY s.message_id LIMIT 1;
+        RETURN;
+    END IF;
+    RETURN QUERY
+    SELECT s.message_id, s.instance_id, substring(s.payload FROM 1 FOR p_bytes),
+           floor(extract(epoch FROM s.at) * 1000)::bigint, floor(extract(epoch FROM s.touched) * 1000)::bigint,
+           0::bigint, NULL::bigint
+    FROM (
+        (SELECT x.message_id, x.instance_id, x.payload, coalesce(x.sent_at, x.visible_at) AS at,
+                coalesce(x.sent_at, x.visible_at) AS touched
+         FROM sf_inbox x LEFT JOIN sf_instance i ON i.instance_id = x.instance_id
+         WHERE x.kind = 1 AND (p_before IS NULL OR x.message_id < p_before)
+           AND (p_prefix IS NULL OR starts_with(x.instance_id, p_prefix)) AND i.orchestration_name IS NULL
+           AND (SELECT true FROM sf_inbox y WHERE y.instance_id = x.instance_id AND y.kind IN (1, 2) AND y.kind = 1
+                   AND y.message_id < x.message_id LIMIT 1) IS NULL
+           AND (SELECT true FROM sf_message m WHERE m.instance_key = i.instance_key AND m.kind IN (1, 2) AND m.kind = 1
+                LIMIT 1) IS NULL
+         ORDER BY x.message_id DESC LIMIT p_limit)
+        UNION ALL
+        (SELECT m.message_id, i.instance_id, m.payload, i.created_at, i.updated_at
+         FROM sf_message m JOIN sf_instance i ON i.instance_key = m.instance_key
+         WHERE m.kind = 1 AND (p_before IS NULL OR m.message_id < p_before)
+           AND (p_prefix IS NULL OR starts_with(i.instance_id, p_prefix)) AND i.orchestration_name IS NULL
+           AND (SELECT true FROM sf_message y WHERE y.instance_key = m.instance_key AND y.kind IN (1, 2) AND y.kind = 1
+                   AND y.message_id < m.message_id LIMIT 1) IS NULL
+         ORDER BY m.message_id DESC LIMIT p_limit)) s
+    ORDER BY s.message_id DESC LIMIT p_limit;
 END $$;
 
 CREATE FUNCTION steadfast_golden.sf_poll_due() RETURNS TABLE(turn_due_ms bigint, work_due_ms bigint, feed_pending boolean)
@@ -3040,7 +3137,8 @@ CREATE TABLE steadfast_golden.sf_inbox (
     instance_id text NOT NULL COLLATE pg_catalog."C",
     visible_at timestamp with time zone NOT NULL,
     kind smallint NOT NULL,
-    payload bytea NOT NULL
+    payload bytea NOT NULL,
+    sent_at timestamp with time zone
 )
 WITH (autovacuum_vacuum_scale_factor='0.0', autovacuum_vacuum_threshold='5000', autovacuum_analyze_scale_factor='0.0', autovacuum_analyze_threshold='10000000');
 
@@ -3274,11 +3372,15 @@ CREATE INDEX sf_held_queue ON steadfast_golden.sf_held USING btree (instance_key
 
 CREATE INDEX sf_inbox_due ON steadfast_golden.sf_inbox USING btree (visible_at, message_id);
 
+CREATE INDEX sf_inbox_pending ON steadfast_golden.sf_inbox USING btree (message_id) WHERE (kind = 1);
+
 CREATE INDEX sf_inbox_start ON steadfast_golden.sf_inbox USING btree (instance_id, visible_at, message_id) WHERE (kind = ANY (ARRAY[1, 2]));
 
 CREATE INDEX sf_instance_parent ON steadfast_golden.sf_instance USING btree (parent_instance_id) WHERE (parent_instance_id IS NOT NULL);
 
 CREATE INDEX sf_instance_status ON steadfast_golden.sf_instance USING btree (status, instance_key);
+
+CREATE INDEX sf_message_pending ON steadfast_golden.sf_message USING btree (message_id) WHERE (kind = 1);
 
 CREATE INDEX sf_message_start ON steadfast_golden.sf_message USING btree (instance_key, message_id) WHERE (kind = ANY (ARRAY[1, 2]));
 

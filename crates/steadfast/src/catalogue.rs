@@ -236,7 +236,7 @@ mod tests {
             stops_opening: true,
             key: Default::default(),
         };
-        assert_eq!(in_short(&[one.clone()]), "table sf_a is missing");
+        assert_eq!(in_short(std::slice::from_ref(&one)), "table sf_a is missing");
         assert!(in_short(&vec![one; 5]).ends_with("; 2 more"));
     }
 }

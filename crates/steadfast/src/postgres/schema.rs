@@ -167,6 +167,13 @@ async fn ledger(client: &impl GenericClient, schema: &str, seen: &Seen) -> Resul
     if !seen.has_ledger() {
         return Ok(None);
     }
+    if !seen.ledger_is_plain() {
+        let found = in_short(&catalogue::findings(client, schema).await?);
+        return Err(OpenError::new(
+            OpenErrorKind::SchemaDamaged,
+            format!("schema {schema:?}: its ledger cannot be read: {found}"),
+        ));
+    }
     let name = quote_identifier(schema);
     let rows = client
         .query_typed(
@@ -265,9 +272,6 @@ pub(crate) async fn verify(client: &Client, schema: &str, trusted: &[String]) ->
     let seen = catalogue::look(client, schema).await?;
     seen.check_server()?;
     let mut findings = seen.foreign_owners(trusted);
-    if findings.is_empty() {
-        seen.check_owners(schema, trusted)?;
-    }
     // Of a schema that is not to be trusted not even the ledger is read.
     let known = if findings.is_empty() {
         ledger(client, schema, &seen).await
@@ -441,8 +445,13 @@ async fn repair_once(
     let Some(tx) = begin(client, schema, deadline).await? else {
         return Ok(None);
     };
-    let seen = catalogue::look(&tx, schema).await?;
+    let mut seen = catalogue::look(&tx, schema).await?;
     seen.check_owners(schema, trusted)?;
+    if !seen.ledger_is_plain() {
+        // Without it nothing can be judged.
+        repair::show_ledger(&tx, schema).await?;
+        seen = catalogue::look(&tx, schema).await?;
+    }
     let installed = ledger(&tx, schema, &seen).await?;
     if installed.is_none() {
         refuse_foreign(&tx, schema).await?;

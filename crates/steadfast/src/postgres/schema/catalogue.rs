@@ -165,23 +165,24 @@ impl Seen {
             .collect()
     }
 
-    /// Refuses owners that are not trusted, and a ledger that would run something when it is read.
+    /// Whether reading the ledger runs nothing and shows all of it.
+    pub(super) fn ledger_is_plain(&self) -> bool {
+        self.ledger_is_plain || !self.has_ledger()
+    }
+
+    /// Refuses owners that are not trusted.
     pub(super) fn check_owners(&self, schema: &str, trusted: &[String]) -> Result<(), OpenError> {
         let foreign = self.foreign_owners(trusted);
-        let fault = if !foreign.is_empty() {
-            format!(
-                "{}: what is in it would run with the rights of {:?}; name the owner if you trust it",
-                in_short(&foreign),
-                self.caller
-            )
-        } else if self.has_ledger() && !self.ledger_is_plain {
-            "sf_ledger is not a plain table".to_owned()
-        } else {
+        if foreign.is_empty() {
             return Ok(());
-        };
+        }
         Err(OpenError::new(
             OpenErrorKind::SchemaForeign,
-            format!("schema {schema:?}: {fault}"),
+            format!(
+                "schema {schema:?}: {}: what is in it would run with the rights of {:?}; name the owner if you trust it",
+                in_short(&foreign),
+                self.caller
+            ),
         ))
     }
 }
