@@ -21,17 +21,42 @@ const ATTEMPTS: u32 = 5;
 /// A log is folded in memory up to this size of the file.
 const LARGEST_IMAGE: u64 = 4 << 30;
 
-/// What a file and its log look like from outside.
+/// What a file looks like from outside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Stamp([Option<(u64, u64, u64, i64, i64)>; 2]);
+struct Outside {
+    identity: (u64, u64),
+    length: u64,
+    written_at: (i64, i64),
+}
+
+impl Outside {
+    fn of(path: &Path) -> Option<Self> {
+        let meta = std::fs::metadata(path).ok()?;
+        Some(Self {
+            identity: (meta.dev(), meta.ino()),
+            length: meta.len(),
+            written_at: (meta.mtime(), meta.mtime_nsec()),
+        })
+    }
+}
+
+/// The same of a file and its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stamp {
+    file: Option<Outside>,
+    log: Option<Outside>,
+}
 
 impl Stamp {
     fn of(path: &Path) -> Self {
-        let of = |path: &Path| {
-            let meta = std::fs::metadata(path).ok()?;
-            Some((meta.dev(), meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
-        };
-        Self([of(path), of(&beside(path, "-wal"))])
+        Self {
+            file: Outside::of(path),
+            log: Outside::of(&beside(path, "-wal")),
+        }
+    }
+
+    fn has_log(&self) -> bool {
+        self.log.as_ref().is_some_and(|log| log.length > 0)
     }
 }
 
@@ -157,7 +182,7 @@ fn open(path: &Path) -> Result<(Open, bool), OpenError> {
         let connection = if !alone {
             presence.enter();
             connection::open_reader(presence.path(), "")?
-        } else if stamp.0.get(1).is_some_and(|log| log.is_some_and(|log| log.2 > 0)) {
+        } else if stamp.has_log() {
             folded(&presence, &stamp)?
         } else {
             connection::open_reader(presence.path(), "&immutable=1")?
@@ -178,7 +203,11 @@ fn open(path: &Path) -> Result<(Open, bool), OpenError> {
 /// A file that was left with its log, in memory.
 fn folded(presence: &Presence, stamp: &Stamp) -> Result<Connection, OpenError> {
     let unreachable = |error: std::io::Error| OpenError::new(OpenErrorKind::Unreachable, error.to_string());
-    let size = stamp.0.iter().flatten().map(|file| file.2).sum::<u64>();
+    let size: u64 = [&stamp.file, &stamp.log]
+        .into_iter()
+        .flatten()
+        .map(|part| part.length)
+        .sum();
     if size > LARGEST_IMAGE {
         let text =
             "a log was left beside this file, which is too large to be looked at so; open it with a provider once";

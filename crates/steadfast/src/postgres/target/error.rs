@@ -53,12 +53,12 @@ impl TargetError {
         let plain = !name.is_empty()
             && name.len() <= 40
             && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b));
-        Self::UnknownParameter(if after_password {
-            "(its name may be a piece of the password)".to_owned()
-        } else if plain {
-            format!("`{name}`")
-        } else {
+        Self::UnknownParameter(if !plain {
             "(its name is not an identifier)".to_owned()
+        } else if after_password {
+            "(its name may be a piece of the password)".to_owned()
+        } else {
+            format!("`{name}`")
         })
     }
 }
