@@ -156,7 +156,7 @@ async fn what_could_steer_a_text_is_refused_at_every_door() {
         for error in [
             schema_sql(&name).expect_err("printed"),
             builder(&name).connect().await.expect_err("opened"),
-            builder(&name).open_feed().await.err().expect("opened to observe"),
+            builder(&name).open_feed().await.expect_err("opened to observe"),
             builder(&name).verify_schema().await.expect_err("verified"),
             builder(&name).repair_schema().await.expect_err("repaired"),
         ] {
