@@ -90,7 +90,7 @@ fn nothing_hostile_is_passed_on() {
 fn on_terminal(place: &Place, columns: u16, arguments: &[&str]) -> Vec<String> {
     let command = place.command(arguments);
     let quote = |text: &std::ffi::OsStr| format!("'{}'", text.to_str().unwrap());
-    let mut words = vec![format!("stty cols {columns};"), quote(command.get_program())];
+    let mut words = vec![format!("stty rows 24 cols {columns};"), quote(command.get_program())];
     words.extend(command.get_args().map(quote));
     let mut script = Command::new("script");
     script

@@ -72,7 +72,7 @@ enum Backup {
 }
 
 async fn restored_over_a_leftover_log(backup: Backup, later: bool) {
-    println!("{backup:?}, the log begun anew since: {later}");
+    eprintln!("{backup:?}, the log begun anew since: {later}");
     let live = tempfile::tempdir().expect("a folder");
     let (path, copy) = (live.path().join("store.db"), live.path().join("backup.db"));
     let provider = open(&path).await;
