@@ -9,7 +9,7 @@ use duroxide::{Client, OrchestrationContext};
 use steadfast::feed::{ChangePoller, Kind};
 use steadfast::inspect::{Inspect, InstanceQuery, PENDING};
 
-use super::site::{Site, activities, eventually, on_both_engines, orchestrations};
+use super::site::{PATIENCE, Site, activities, on_both_engines, orchestrations};
 
 const LIMIT: usize = 16 << 20;
 
@@ -191,11 +191,17 @@ async fn a_pending_start_is_deleted_and_the_feed_says_so(site: Site) {
 
     let (other, feed) = site.feed().await;
     let mut poller = ChangePoller::new(&feed);
-    let told = eventually("the feed says so", async || {
-        let events = poller.poll().await.expect("read the feed").events;
-        events.into_iter().find(|event| event.kind == Kind::Deleted)
-    });
-    assert_eq!(told.await.instance, "i");
+    let told = async {
+        loop {
+            let events = poller.poll().await.expect("read the feed").events;
+            if let Some(told) = events.into_iter().find(|event| event.kind == Kind::Deleted) {
+                return told;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let told = tokio::time::timeout(PATIENCE, told).await.expect("the feed says so");
+    assert_eq!(told.instance, "i");
     other.close().await;
     provider.close().await;
 }
