@@ -51,7 +51,9 @@ BEGIN
     SELECT coalesce(array_agg(c.instance_key), '{}'), coalesce(bool_or(c.had_row), false)
       INTO v_keys, v_again FROM claimed c;
     IF cardinality(v_keys) > 0 THEN
+        v_locked := v_keys;
         v_keys := sf_route_claimed(v_keys, v_again, p_claim, v_now, p_max_messages, p_max_bytes);
+        v_busy := v_busy OR cardinality(v_keys) < cardinality(v_locked);
     END IF;
     IF cardinality(v_keys) > 0 THEN
         RETURN QUERY SELECT c.*, NULL::bigint, v_busy, 0::bigint

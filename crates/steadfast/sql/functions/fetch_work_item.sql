@@ -83,32 +83,38 @@ BEGIN
             SELECT w.available_at AS at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = t.tag
               AND w.available_at BETWEEN v_since AND v_now ORDER BY w.available_at LIMIT 1) n), sf_look_recent(v_now));
     END IF;
-    -- Activities without a session, locked at once: the head that others are taking is passed over.
-    SELECT array_agg(c.instance_key ORDER BY c.available_at, c.work_id),
-           array_agg(c.work_id ORDER BY c.available_at, c.work_id),
-           array_agg(c.available_at ORDER BY c.available_at, c.work_id), bool_or(c.claim <> 0)
-      INTO v_keys, v_works, v_dues, v_ended
-      FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
-           SELECT w.instance_key, w.work_id, w.available_at, w.claim FROM sf_work w
-           WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at BETWEEN v_since AND v_now
-           ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
-    v_tell := p_known IS NOT NULL
-        OR sf_look_read(true) - v_read > 1000 + (50 + 10 * p_limit) * cardinality(v_tags);
-    IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
-        SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
-        FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
-        v_ended := (SELECT true FROM unnest(v_keys, v_works) AS c(key, work_id)
-                    JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
-                    WHERE w.claim <> 0 LIMIT 1);
-    ELSE
-        v_keys := v_keys[1:p_limit];
-        v_works := v_works[1:p_limit];
-    END IF;
-
-    IF cardinality(v_keys) > 0 AND (v_ended OR EXISTS (SELECT FROM sf_suspect)) THEN
-        SELECT s.keys, s.works, s.owners INTO v_keys, v_works, v_owners
-        FROM sf_isolate_work(v_now, p_claim, v_keys, v_works, v_owners) s;
-    END IF;
+    -- Again, when all of it is put off.
+    FOR v_round IN 1..16 LOOP
+        -- Activities without a session, locked at once: the head that others are taking is passed over.
+        SELECT array_agg(c.instance_key ORDER BY c.available_at, c.work_id),
+               array_agg(c.work_id ORDER BY c.available_at, c.work_id),
+               array_agg(c.available_at ORDER BY c.available_at, c.work_id), bool_or(c.claim <> 0)
+          INTO v_keys, v_works, v_dues, v_ended
+          FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
+               SELECT w.instance_key, w.work_id, w.available_at, w.claim FROM sf_work w
+               WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at BETWEEN v_since AND v_now
+               ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
+        v_tell := p_known IS NOT NULL
+            OR sf_look_read(true) - v_read > 1000 + (50 + 10 * p_limit) * cardinality(v_tags);
+        IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
+            SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
+            FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
+            v_ended := (SELECT true FROM unnest(v_keys, v_works) AS c(key, work_id)
+                        JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
+                        WHERE w.claim <> 0 LIMIT 1);
+        ELSE
+            v_keys := v_keys[1:p_limit];
+            v_works := v_works[1:p_limit];
+        END IF;
+        v_found := coalesce(cardinality(v_keys), 0);
+        IF v_found > 0 AND (v_ended OR EXISTS (SELECT FROM sf_suspect)) THEN
+            SELECT s.keys, s.works, s.owners INTO v_keys, v_works, v_owners
+            FROM sf_isolate_work(v_now, p_claim, v_keys, v_works, v_owners) s;
+            v_busy := v_busy OR coalesce(cardinality(v_keys), 0) < v_found;
+        END IF;
+        EXIT WHEN cardinality(v_keys) > 0 OR v_found = 0;
+    END LOOP;
+    v_found := 0;
     IF cardinality(v_keys) > 0 THEN
         RETURN QUERY
         WITH claimed AS (

@@ -109,34 +109,37 @@ fn heads(
 fn put_off(
     tx: &mut Tx<'_>,
     isolation: &mut Isolation,
-    (available_at, work_id, key, ended, lease_ms): Head,
+    (_, work_id, key, claim, lease_ms): Head,
 ) -> Result<bool, StoreError> {
+    let lease_ms = lease_ms.unwrap_or(0);
     let item = Item {
         instance_key: key,
         work_id,
-        ended,
-        lease_ms: lease_ms.unwrap_or(0),
+        ended: claim.filter(|_| lease_ms > 0),
+        lease_ms,
     };
     let Some(verdict) = isolation.judge(tx, item)? else {
         return Ok(false);
     };
-    if verdict.off_until.is_some() || ended.is_some() {
-        // As if it had been given back: the end of the attempt is counted.
+    if item.ended.is_some() {
+        // No lease: the end of the attempt is counted. The claim stays, for whoever gives it back before it is taken.
         tx.execute(
-            "UPDATE sf_work SET claim = NULL, available_at = ?3, attempt_count = max(0, attempt_count - ?4)
+            "UPDATE sf_work SET lease_ms = 0, attempt_count = max(0, attempt_count - ?3)
              WHERE instance_key = ?1 AND work_id = ?2",
-            (
-                key,
-                work_id,
-                verdict.off_until.unwrap_or(available_at),
-                i64::from(verdict.unspent),
-            ),
+            (key, work_id, i64::from(verdict.unspent)),
         )?;
     }
-    if let Some(until) = verdict.off_until {
-        tx.work_at(until);
-    }
-    Ok(verdict.off_until.is_some())
+    let Some(until) = verdict.off_until else {
+        return Ok(false);
+    };
+    // As if it had been given back.
+    tx.execute(
+        "UPDATE sf_work SET claim = NULL, leased_at = NULL, lease_ms = NULL, available_at = ?3
+         WHERE instance_key = ?1 AND work_id = ?2",
+        (key, work_id, until),
+    )?;
+    tx.work_at(until);
+    Ok(true)
 }
 
 fn due(tx: &Tx<'_>, group: &WorkGroup, session: Option<&[u8]>, want: usize) -> Result<Vec<Head>, StoreError> {

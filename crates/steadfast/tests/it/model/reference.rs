@@ -124,7 +124,12 @@ pub(super) struct Instance {
     pub(super) delta: BTreeMap<String, Option<String>>,
     pub(super) messages: Vec<Message>,
     pub(super) lease: Option<(usize, Moment)>,
+    /// Claims since the last acknowledgement, each of which may have ended with its lease.
+    pub(super) claims: u32,
 }
+
+/// From so many ended leases on an item is kept apart: when it is handed out next is the store's affair.
+const KEPT_APART: u32 = 3;
 
 impl Instance {
     pub(super) fn ended(&self) -> bool {
@@ -151,7 +156,7 @@ impl Instance {
         let wanted = |message: &&Message| self.named || starts(&message.item);
         let messages = self.messages.iter().filter(wanted);
         let any = messages.fold(Sure::No, |any, message| any.or(due(message.visible, call)));
-        free.and(any)
+        free.and(any).and(in_sight(self.claims))
     }
 
     /// Whether this claim's lease is in force.
@@ -162,8 +167,22 @@ impl Instance {
         }
     }
 
-    pub(super) fn is_claimed_by(&self, claim: usize) -> bool {
-        self.lease.is_some_and(|(current, _)| current == claim)
+    /// Whether it is this claim's still, its lease in force or not. Whoever finds that the lease of something that is to be
+    /// kept apart has ended may have put it off.
+    pub(super) fn claimed_by(&self, claim: usize, call: Call) -> Sure {
+        match self.lease {
+            Some((current, until)) if current == claim => until.passed(call).not().or(in_sight(self.claims)),
+            _ => Sure::No,
+        }
+    }
+
+    /// The attempt before this claim did not count.
+    pub(super) fn unspent(&mut self, claim: usize) {
+        let handed = self
+            .messages
+            .iter_mut()
+            .filter(|m| m.claim == Some(claim) && m.attempts > 1);
+        handed.for_each(|message| message.attempts -= 1);
     }
 
     /// What a reader sees of the key-values.
@@ -210,6 +229,11 @@ impl Instance {
     }
 }
 
+/// What has been claimed less often is handed out as soon as it is due.
+fn in_sight(claims: u32) -> Sure {
+    if claims < KEPT_APART { Sure::Yes } else { Sure::Maybe }
+}
+
 fn starts(item: &WorkItem) -> bool {
     matches!(
         item,
@@ -229,6 +253,8 @@ pub(super) struct Job {
     pub(super) available: Option<Moment>,
     pub(super) claim: Option<usize>,
     pub(super) attempts: u32,
+    /// As of an instance.
+    pub(super) claims: u32,
 }
 
 impl Job {
@@ -236,6 +262,11 @@ impl Job {
     pub(super) fn holds(&self, claim: usize, call: Call) -> Sure {
         let current = Sure::from(self.claim == Some(claim));
         current.and(due(self.available, call).not())
+    }
+
+    /// As of an instance.
+    pub(super) fn claimed(&self, call: Call) -> Sure {
+        due(self.available, call).not().or(in_sight(self.claims))
     }
 }
 
@@ -255,6 +286,11 @@ pub(super) struct Reference {
 }
 
 impl Reference {
+    /// Whether something may be kept apart: beside it, an ended attempt need not count.
+    pub(super) fn keeps_apart(&self) -> bool {
+        self.instances.values().any(|i| i.claims >= KEPT_APART) || self.jobs.iter().any(|j| j.claims >= KEPT_APART)
+    }
+
     pub(super) fn send(&mut self, to: &str, item: WorkItem, visible: Option<Moment>) {
         let instance = self.instances.entry(to.to_owned()).or_insert_with(|| Instance {
             execution: 1,
@@ -284,7 +320,10 @@ impl Reference {
                 _ => Sure::Yes,
             },
         };
-        Sure::from(tag).and(session).and(due(job.available, call))
+        Sure::from(tag)
+            .and(session)
+            .and(due(job.available, call))
+            .and(in_sight(job.claims))
     }
 
     /// Renews an owner's sessions; between which numbers the answer must lie.

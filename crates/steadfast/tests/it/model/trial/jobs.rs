@@ -80,10 +80,16 @@ impl Trial {
             ));
         }
         let number = self.jobs.len();
+        let keeps_apart = self.reference.keeps_apart();
         let job = &mut self.reference.jobs[place];
         job.attempts += 1;
         job.claim = Some(number);
         job.available = Some(Moment::after(call, lease.time()));
+        job.claims += 1;
+        if keeps_apart && attempts + 1 == job.attempts {
+            // Its lease ended beside something that is kept apart.
+            job.attempts = attempts;
+        }
         same("attempts", &attempts, &job.attempts)?;
         if let (Some(session), Some(span)) = (&job.session, session) {
             let until = Moment::after(call, span.time());
@@ -148,7 +154,8 @@ impl Trial {
         let abandon = self.callers[caller].abandon_work_item(&self.jobs[number].token, delay.map(Span::time), ignore);
         let (answer, call) = timed(abandon).await;
         let job = self.claimed(number);
-        if outcome(&answer, Sure::from(job.is_some()))? {
+        let current = job.as_ref().map_or(Sure::No, |job| job.claimed(call));
+        if outcome(&answer, current)? {
             let job = job.expect("it was just there");
             job.claim = None;
             job.attempts -= u32::from(ignore);

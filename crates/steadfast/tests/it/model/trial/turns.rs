@@ -36,6 +36,7 @@ impl Trial {
         };
         let number = self.turns.len();
         let id = item.instance.clone();
+        let keeps_apart = self.reference.keeps_apart();
         let instance = self
             .reference
             .instances
@@ -45,8 +46,14 @@ impl Trial {
             return Err(format!("{id} was handed over and is not due: {item:?}"));
         }
         let expected = instance.hand_over(&item.messages, number, call)?;
-        same("attempts", &attempts, &expected)?;
+        if keeps_apart && attempts + 1 == expected {
+            // Its lease ended beside something that is kept apart.
+            instance.unspent(number);
+        } else {
+            same("attempts", &attempts, &expected)?;
+        }
         instance.lease = Some((number, Moment::after(call, lease.time())));
+        instance.claims += 1;
         let history = instance
             .executions
             .get(&instance.execution)
@@ -279,6 +286,7 @@ impl Trial {
         let (id, execution) = (self.turns[number].instance.clone(), self.turns[number].execution);
         let instance = self.reference.instances.get_mut(&id).expect("its lease was held");
         instance.lease = None;
+        instance.claims = 0;
         instance.messages.retain(|message| message.claim != Some(number));
         if acked.metadata.orchestration_name.is_some() {
             if !instance.named {
@@ -351,8 +359,10 @@ impl Trial {
         let abandon = self.callers[caller].abandon_orchestration_item(&claim.token, delay.map(Span::time), ignore);
         let (answer, call) = timed(abandon).await;
         let instance = self.reference.instances.get_mut(&claim.instance);
-        let current = instance.as_ref().is_some_and(|instance| instance.is_claimed_by(number));
-        if outcome(&answer, Sure::from(current))? {
+        let current = instance
+            .as_ref()
+            .map_or(Sure::No, |instance| instance.claimed_by(number, call));
+        if outcome(&answer, current)? {
             let instance = instance.expect("it was just there");
             instance.lease = None;
             for message in instance.messages.iter_mut().filter(|m| m.claim == Some(number)) {
@@ -425,6 +435,7 @@ pub(super) fn queued(item: WorkItem) -> Job {
         available: None,
         claim: None,
         attempts: 0,
+        claims: 0,
     }
 }
 
