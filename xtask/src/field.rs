@@ -17,8 +17,6 @@ use crate::{
 /// A suite of `crates/steadfast/tests/it/field`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Suite {
-    /// Every error, in production's configuration
-    Errors,
     /// Faults cease, no input comes, and everything comes to rest
     Silence,
     /// A worker limited to 512 MiB, and what is sent at it
@@ -30,7 +28,6 @@ pub(crate) enum Suite {
 impl Suite {
     fn name(self) -> &'static str {
         match self {
-            Self::Errors => "errors",
             Self::Silence => "silence",
             Self::Cage => "cage",
             Self::Kinds => "kinds",
@@ -40,7 +37,6 @@ impl Suite {
     /// What its tests have in their names.
     fn filter(self) -> &'static str {
         match self {
-            Self::Errors => "field::errors",
             Self::Silence => "field::silence",
             Self::Cage => "field::cage",
             Self::Kinds => "field::kind_",

@@ -1,1 +1,0 @@
-//! Suite: every error, in production's configuration.
