@@ -2216,7 +2216,34 @@ BEGIN
     ORDER BY s.message_id DESC LIMIT p_limit;
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_poll_due() RETURNS TABLE(turn_due_ms bigint, work_due_ms bigint, feed_pending boolean)
+CREATE FUNCTION steadfast_golden.sf_poll_due() RETURNS TABLE(turn_due_ms bigint, work_due_ms bigint)
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET plan_cache_mode TO 'force_generic_plan'
+    SET enable_seqscan TO 'off'
+    SET enable_hashjoin TO 'off'
+    SET enable_mergejoin TO 'off'
+    SET enable_bitmapscan TO 'off'
+    AS $$
+#variable_conflict use_column
+DECLARE
+    v_now timestamptz := clock_timestamp();
+BEGIN
+    RETURN QUERY SELECT
+        (SELECT ceil(extract(epoch FROM CASE WHEN min(d.at) < v_now THEN v_now ELSE min(d.at) END - v_now) * 1000)::bigint FROM (
+            (SELECT x.visible_at AS at FROM sf_inbox x ORDER BY x.visible_at LIMIT 1)
+            UNION ALL
+            SELECT l.head_at FROM sf_turn_heads(NULL, NULL, NULL) l) d),
+        (SELECT ceil(extract(epoch FROM CASE WHEN min(d.at) < v_now THEN v_now ELSE min(d.at) END - v_now) * 1000)::bigint FROM (
+            SELECT c.available_at AS at FROM sf_work_tags(NULL) g CROSS JOIN LATERAL (
+                SELECT w.available_at FROM sf_work w WHERE w.session_key IS NULL AND w.tag = g.tag
+                ORDER BY w.available_at LIMIT 1) c
+            UNION ALL
+            -- Whose sessions are whose is for a claim to find out.
+            (SELECT v_now FROM sf_work w WHERE w.session_key IS NOT NULL LIMIT 1)) d);
+END $$;
+
+CREATE FUNCTION steadfast_golden.sf_poll_waiting() RETURNS TABLE(turn_due_ms bigint, work_due_ms bigint, feed_pending boolean)
     LANGUAGE plpgsql STABLE
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'

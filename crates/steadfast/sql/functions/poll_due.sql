@@ -1,9 +1,8 @@
 -- sf_poll_due: one cheap look that bounds what a lost hint can cost: how long until each queue has something
--- due (0: now, NULL: nothing known), and whether something waits for a position in the change feed, as it does when the
--- process that wrote it was killed.
--- Called by: listen.rs, once per fallback interval while somebody waits; also its heartbeat.
+-- due (0: now, NULL: nothing known).
+-- Called by: nobody any more; programs of before sf_poll_waiting ask it while they are still running.
 -- Locks: none.  Hints: none.  Errors: none.
-CREATE OR REPLACE FUNCTION sf_poll_due() RETURNS TABLE (turn_due_ms bigint, work_due_ms bigint, feed_pending boolean)
+CREATE OR REPLACE FUNCTION sf_poll_due() RETURNS TABLE (turn_due_ms bigint, work_due_ms bigint)
 LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET enable_bitmapscan = off AS $$
 #variable_conflict use_column
@@ -21,6 +20,5 @@ BEGIN
                 ORDER BY w.available_at LIMIT 1) c
             UNION ALL
             -- Whose sessions are whose is for a claim to find out.
-            (SELECT v_now FROM sf_work w WHERE w.session_key IS NOT NULL LIMIT 1)) d),
-        EXISTS (SELECT FROM sf_feed_pending_0) OR EXISTS (SELECT FROM sf_feed_pending_1);
+            (SELECT v_now FROM sf_work w WHERE w.session_key IS NOT NULL LIMIT 1)) d);
 END $$;

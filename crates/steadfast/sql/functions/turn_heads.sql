@@ -1,6 +1,6 @@
 -- sf_turn_heads: the distinct lanes in use, without orphans (-1), and the earliest time in each, by one index probe each.
 -- p_lanes: just these, and in each the earliest time from p_since to p_upto, where there is one.
--- Called by: sf_fetch_orchestration_item, sf_turn_next_due, sf_poll_due.
+-- Called by: sf_fetch_orchestration_item, sf_turn_next_due, sf_poll_due, sf_poll_waiting.
 -- Locks: none.  Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_turn_heads(p_since timestamptz, p_upto timestamptz, p_lanes bigint[])
 RETURNS TABLE (lane bigint, head_at timestamptz)

@@ -482,7 +482,7 @@ impl Run {
         if self.listener.ear.sleeping(Topic::Turns) + self.listener.ear.sleeping(Topic::Work) == 0 {
             return Ok(());
         }
-        let sql = format!("SELECT * FROM {}.sf_poll_due()", self.listener.quoted_schema);
+        let sql = format!("SELECT * FROM {}.sf_poll_waiting()", self.listener.quoted_schema);
         let rows = answered(client.query_typed(&sql, &[])).await?;
         metrics::counter!("steadfast_fallback_polls_total").increment(1);
         if let Some(row) = rows.first() {

@@ -24,7 +24,7 @@ use super::op::get_custom_status::CustomStatusAfter;
 use super::op::renew_orchestration_item_lock::RenewedTurn;
 use super::op::renew_work_item_lock::RenewedWork;
 use super::schema;
-use super::store::Store;
+use super::store::{Store, later};
 use super::target::ConnectTarget;
 use super::{op, vouched};
 use crate::group::{TurnGroup, WorkGroup};
@@ -139,11 +139,18 @@ impl PostgresProvider {
     pub async fn cleanup_schema(&self) -> Result<(), ProviderError> {
         let name = self.schema().to_owned();
         let limit = self.store().pipe.settings().install_timeout;
-        with_connection(&self.store().connector, limit, async |client| {
-            schema::remove(client, &name, limit).await
-        })
-        .await
-        .map_err(|e: StoreError| e.into_provider_error("cleanup_schema"))
+        let pipe = &self.store().pipe;
+        let mut retry = pipe.retry(later(limit));
+        loop {
+            let removing = with_connection(&self.store().connector, limit, async |client| {
+                schema::remove(client, &name, limit).await
+            });
+            match removing.await {
+                // Calls that are still under way take the tables in an order of their own; one of us has to give way.
+                Err(error) if error.sqlstate() == Some("40P01") && retry.pause("cleanup_schema", &error).await => {}
+                other => return other.map_err(|error: StoreError| error.into_provider_error("cleanup_schema")),
+            }
+        }
     }
 }
 

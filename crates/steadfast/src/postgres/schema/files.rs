@@ -80,6 +80,7 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "look_since",
     "pending_instances",
     "poll_due",
+    "poll_waiting",
     "prunable_instances",
     "prune_executions",
     "quarantine_messages",

@@ -211,9 +211,8 @@ async fn a_start_in_hand_is_pending_too(site: Site) {
     let provider = site.open().await;
     let client = client(&provider);
     client.start_orchestration("i", "quick", "").await.expect("start");
-    let moment = Duration::from_millis(200);
     let fetched = provider
-        .fetch_orchestration_item(Duration::from_secs(60), moment, None)
+        .fetch_orchestration_item(Duration::from_secs(60), PATIENCE, None)
         .await;
     let (item, token, _) = fetched.expect("fetch").expect("an item");
     assert_eq!(item.instance, "i");

@@ -38,6 +38,7 @@ const EXPECTED: &[&str] = &[
     "running",
     "sub-orchestration",
     "Running",
+    "is pending",
 ];
 
 impl Shared {

@@ -230,6 +230,7 @@ fn single_calls() -> Vec<(&'static str, String)> {
             ),
         ),
         ("poll_due", "SELECT * FROM sf_poll_due()".to_owned()),
+        ("poll_waiting", "SELECT * FROM sf_poll_waiting()".to_owned()),
         (
             "get_custom_status",
             format!("SELECT * FROM sf_get_custom_status({ids}, {})", each("0::bigint")),

@@ -60,7 +60,7 @@ async fn defect_10_a_ledger_that_is_slow_is_an_error() {
     held.batch_execute("LOCK TABLE sf_ledger")
         .await
         .expect("lock the ledger");
-    let url = format!("{}?options=-c%20statement_timeout%3D300", database_url());
+    let url = format!("{}?options=-c%20statement_timeout%3D3000", database_url());
     let error = builder(&url, &scene.schema)
         .connect()
         .await
