@@ -200,8 +200,13 @@ async fn require_ended(store: &Store, root: &str) -> Result<(), CliError> {
             } else {
                 format!(" (a child of {root:?})")
             };
+            let why = if status == "Pending" {
+                "is pending, no worker has taken it: wait for its first turn"
+            } else {
+                "is still running: cancel it first"
+            };
             return Err(CliError::Refused(format!(
-                "instance {id:?}{child} is still running: cancel it first, or use --force"
+                "instance {id:?}{child} {why}, or use --force"
             )));
         }
     }

@@ -44,7 +44,8 @@ pub(crate) async fn run(store: &Store, arguments: &Arguments, output: &mut Outpu
     if events.is_empty() {
         let executions = store.provider.executions(id).await?;
         let known = executions.iter().any(|info| info.execution_id == execution_id);
-        if !known && !(pending && execution_id == newest) {
+        let may_have_none = pending && execution_id == newest;
+        if !known && !may_have_none {
             return Err(CliError::NoExecution(id.to_owned(), execution_id));
         }
     }

@@ -88,17 +88,18 @@ BEGIN
       INTO v_count, v_gone FROM gone g;
     v_messages := v_messages + v_count;
     IF cardinality(v_gone) > 0 THEN
-        -- Their starts are ours now, so nobody else makes a row for them: they are deleted as instances.
-        INSERT INTO sf_instance (instance_id)
-        SELECT DISTINCT u.id FROM unnest(v_gone) AS u(id)
-        WHERE (SELECT true FROM sf_instance i WHERE i.instance_id = u.id) IS NULL ORDER BY u.id ON CONFLICT DO NOTHING;
-        v_keys := ARRAY(SELECT i.instance_key FROM sf_instance i
-                        WHERE i.instance_key = ANY (v_keys) OR i.instance_id = ANY (v_gone));
+        -- They are deleted as instances, so each gets a row. One that a claim has just made of another start is not ours.
+        WITH made AS (
+            INSERT INTO sf_instance (instance_id)
+            SELECT DISTINCT u.id FROM unnest(v_gone) AS u(id)
+            WHERE (SELECT true FROM sf_instance i WHERE i.instance_id = u.id) IS NULL ORDER BY u.id
+            ON CONFLICT DO NOTHING RETURNING instance_key)
+        SELECT v_keys || coalesce(array_agg(m.instance_key), '{}') INTO v_keys FROM made m;
         IF p_feed THEN
             PERFORM sf_feed_append(clock_timestamp(), NULL, k.keys, NULL, ARRAY(SELECT generate_series(1, k.n)),
                                    array_fill(0::bigint, ARRAY[k.n]), array_fill(80::smallint, ARRAY[k.n]))
             FROM (SELECT array_agg(i.instance_key) AS keys, count(*)::integer AS n FROM sf_instance i
-                  WHERE i.instance_id = ANY (v_gone)) k WHERE k.n > 0;
+                  WHERE i.instance_key = ANY (v_keys) AND i.instance_id = ANY (v_gone)) k WHERE k.n > 0;
         END IF;
     END IF;
     IF p_feed THEN PERFORM sf_feed_note(v_keys, NULL, 80::smallint); END IF;

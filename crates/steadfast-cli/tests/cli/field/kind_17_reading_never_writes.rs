@@ -125,7 +125,7 @@ fn what_is_no_store_is_not_made_one() {
         assert!(!said.stderr.contains("install"), "{said:?}");
     }
     let found: Vec<_> = everything(folder.path()).into_keys().collect();
-    assert_eq!(found, [empty.clone()]);
+    assert_eq!(found, std::slice::from_ref(&empty));
     assert_eq!(std::fs::metadata(&empty).unwrap().len(), 0);
 }
 

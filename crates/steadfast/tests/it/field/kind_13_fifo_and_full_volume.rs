@@ -46,7 +46,9 @@ async fn what_is_no_file_is_refused_at_once() {
         let error = looked.expect("it is waited for").expect_err("it opened");
         assert_eq!(error.kind(), OpenErrorKind::NotAFile, "{error}");
         let feed = tokio::time::timeout(PATIENCE, EmbeddedProvider::open_feed(&path)).await;
-        let error = feed.expect("it is waited for").err().expect("it opened");
+        let Err(error) = feed.expect("it is waited for") else {
+            panic!("it opened")
+        };
         assert_eq!(error.kind(), OpenErrorKind::NotAFile, "{error}");
     }
     assert!(!folder.path().join("nowhere").exists(), "the link's target was made");

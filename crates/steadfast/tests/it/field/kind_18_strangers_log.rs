@@ -68,7 +68,7 @@ async fn refused_and_then_restored(path: &Path, restored: u64) {
 enum Backup {
     Closed,
     VacuumInto,
-    BackupInterface,
+    Online,
 }
 
 async fn restored_over_a_leftover_log(backup: Backup, later: bool) {
@@ -83,7 +83,7 @@ async fn restored_over_a_leftover_log(backup: Backup, later: bool) {
             std::fs::copy(&path, &copy).expect("copy");
             open(&path).await
         }
-        Backup::VacuumInto | Backup::BackupInterface => {
+        Backup::VacuumInto | Backup::Online => {
             // As `sqlite3 store.db ".backup …"` does it.
             let file = rusqlite::Connection::open(&path).expect("open");
             let way = match backup {
@@ -125,7 +125,7 @@ async fn restored_over_a_leftover_log(backup: Backup, later: bool) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restored_file_stays_restored() {
-    for backup in [Backup::Closed, Backup::VacuumInto, Backup::BackupInterface] {
+    for backup in [Backup::Closed, Backup::VacuumInto, Backup::Online] {
         for later in [false, true] {
             restored_over_a_leftover_log(backup, later).await;
         }

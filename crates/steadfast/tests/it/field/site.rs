@@ -19,15 +19,17 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Makes the tests `postgres::<name>` and `embedded::<name>`.
 macro_rules! on_both_engines {
-    ($($name:ident),* $(,)?) => {
+    ($($(#[$attribute:meta])* $name:ident),* $(,)?) => {
         mod postgres {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            $($(#[$attribute])*
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
                 super::$name(crate::field::site::Site::new(crate::harness::Engine::Postgres)).await;
             })*
         }
         mod embedded {
-            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            $($(#[$attribute])*
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
                 super::$name(crate::field::site::Site::new(crate::harness::Engine::Embedded)).await;
             })*
