@@ -82,7 +82,8 @@ pub(super) async fn a_hanging_attempt_times_out(store: &Store) {
             }
         }),
         orchestrations().register("hasty", |ctx: OrchestrationContext, _: String| async move {
-            let policy = RetryPolicy::new(3).with_timeout(Duration::from_millis(300));
+            // Long enough for a busy machine to begin the attempt: one that never began hears of nothing.
+            let policy = RetryPolicy::new(3).with_timeout(Duration::from_secs(2));
             let error = ctx
                 .schedule_activity_with_retry("hang", "", policy)
                 .await
