@@ -153,6 +153,7 @@ pub struct Builder {
     long_poll: LongPoll,
     call_timeout: Duration,
     retry_timeout: Duration,
+    trouble_timeout: Duration,
     history_cache_bytes: usize,
     transaction_pooler: bool,
     password: Option<PasswordProvider>,
@@ -179,6 +180,7 @@ impl Builder {
             long_poll: LongPoll::default(),
             call_timeout: Duration::from_secs(10),
             retry_timeout: Duration::from_secs(30),
+            trouble_timeout: Duration::from_secs(3600),
             history_cache_bytes: 64 << 20,
             transaction_pooler: false,
             password: None,
@@ -221,9 +223,17 @@ impl Builder {
     }
 
     /// How long reads and enqueues are repeated through trouble before the caller sees an error. Default 30 s. Acks,
-    /// abandons and renewals are repeated for as long as their lease can last.
+    /// abandons and renewals are repeated until they are answered; one that may have been done, for as long as its lease.
     pub fn retry_timeout(mut self, timeout: Duration) -> Self {
         self.retry_timeout = timeout;
+        self
+    }
+
+    /// How long a call waits while the store is not as it must be (a missing grant, function or table, a full disk, a
+    /// read-only server) before its caller sees an error, which is retryable and names the trouble. Default one hour.
+    /// Claims stay stopped until the trouble is over, however long it lasts.
+    pub fn trouble_timeout(mut self, timeout: Duration) -> Self {
+        self.trouble_timeout = timeout;
         self
     }
 
@@ -302,6 +312,7 @@ impl Builder {
             pool_size: self.pool_size.unwrap_or_else(pool_size_from_env),
             call_timeout: self.call_timeout,
             retry_timeout: self.retry_timeout,
+            trouble_timeout: self.trouble_timeout,
             transaction_pooler: self.transaction_pooler,
             password: self.password,
         };

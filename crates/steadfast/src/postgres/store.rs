@@ -3,10 +3,12 @@
 //! Invariant: work made here is announced after its commit: to this process at once, to others by a hint when there is
 //! more than this process waits for.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,8 +22,8 @@ use super::fetch_lane::{FetchLane, Mark};
 use super::floor::Floors;
 use super::lane::BatchLane;
 use super::listen::{Ear, Hints, Listener, ListenerState, Queue, Topic};
-use super::op::abandon_orchestration_item::AbandonTurns;
-use super::op::abandon_work_item::AbandonWork;
+use super::op::abandon_orchestration_item::{AbandonTurns, AbandonedTurn};
+use super::op::abandon_work_item::{AbandonWork, AbandonedWork};
 use super::op::ack_orchestration_item::AckTurns;
 use super::op::ack_work_item::AckWork;
 use super::op::enqueue_for_orchestrator::EnqueueMessages;
@@ -36,6 +38,13 @@ use crate::feed::Bell;
 use crate::group::{TurnGroup, WorkGroup};
 use crate::history_cache::HistoryCache;
 use crate::sessions::Sessions;
+use crate::token::{TurnToken, WorkToken};
+
+/// Claims that are remembered as spent; more than any process has in hand.
+const SPENT: NonZeroUsize = match NonZeroUsize::new(4096) {
+    Some(n) => n,
+    None => NonZeroUsize::MIN,
+};
 
 /// Everything behind a provider.
 pub(crate) struct Store {
@@ -61,6 +70,8 @@ pub(crate) struct Store {
     pub(crate) work_floors: Floors<WorkGroup, Vec<u8>>,
     pub(crate) feed: FeedSide,
     cache: Mutex<HistoryCache>,
+    /// Claims whose acks came to nothing by trouble.
+    spent: Mutex<LruCache<i64, ()>>,
     hints: Option<Hints>,
     stop: CancellationToken,
     batches: AtomicU32,
@@ -117,6 +128,7 @@ impl Store {
                 turn_floors: Floors::new(),
                 work_floors: Floors::new(),
                 cache: Mutex::new(HistoryCache::new(cache_bytes)),
+                spent: Mutex::new(LruCache::new(SPENT)),
                 batches: AtomicU32::new(0),
                 pipe,
                 connector,
@@ -224,8 +236,50 @@ impl Store {
         later(lease.max(Duration::from_secs(1)))
     }
 
+    /// The ack of this claim has come to nothing by trouble. Its token is not taken again: the framework would record a
+    /// failure under it once the store is well. It is given back with its attempt, or ends with its lease.
+    pub(crate) fn spend(&self, claim: i64) {
+        self.spent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(claim, ());
+    }
+
+    /// Whether an ack of this claim has come to nothing.
+    pub(crate) fn is_spent(&self, claim: i64) -> bool {
+        self.spent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&claim)
+    }
+
+    /// Gives a turn back whose lease ended by trouble, with the attempt that it was.
+    pub(crate) async fn return_turn(&self, token: TurnToken) {
+        let turn = AbandonedTurn {
+            token,
+            delay: None,
+            ignore_attempt: true,
+        };
+        if let Err(error) = self.abandon_turns.submit(turn).await {
+            tracing::debug!(target: "steadfast", %error, "a turn that trouble has cost was not given back");
+        }
+    }
+
+    /// Gives an activity back likewise.
+    pub(crate) async fn return_work(&self, token: WorkToken) {
+        let work = AbandonedWork {
+            token,
+            delay: None,
+            ignore_attempt: true,
+        };
+        if let Err(error) = self.abandon_work.submit(work).await {
+            tracing::debug!(target: "steadfast", %error, "an activity that trouble has cost was not given back");
+        }
+    }
+
     /// Ends waiting and starts no more work; what is under way ends by itself.
     pub(crate) fn begin_close(&self) {
+        self.pipe.gate().end();
         self.turns.close();
         self.work.close();
         self.tasks.close();

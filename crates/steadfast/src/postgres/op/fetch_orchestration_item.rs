@@ -231,7 +231,7 @@ async fn decode_turn(
     let history = match history(store, &header, row).await {
         Ok(events) => Ok(events),
         // Trouble that passes is no fault of the history's.
-        Err(error) if error.is_retryable() => return Err(error),
+        Err(error) if error.may_pass() => return Err(error),
         Err(error) => Err(error.to_string()),
     };
     let name: Option<Vec<u8>> = column(row, "orchestration_name")?;
