@@ -9,7 +9,7 @@ use steadfast::{
     embedded::EmbeddedProvider,
     feed::{Feed, Level},
     inspect::{Inspect, InstanceDetail},
-    postgres::{Migrations, PostgresProvider},
+    postgres::{Access, Migrations, PostgresProvider},
 };
 
 use crate::{cli::Globals, error::CliError};
@@ -43,19 +43,20 @@ impl Place {
     }
 }
 
-/// The store that the options name; it must be there.
-pub(crate) async fn open(globals: &Globals) -> Result<Store, CliError> {
-    open_with(
+/// The store that the options name; it must be there. `access`: whether the role must be able to write.
+pub(crate) async fn open(globals: &Globals, access: Access) -> Result<Store, CliError> {
+    open_for(
         globals.place()?,
         Migrations::Verify,
         "steadfast",
         Some(POOL_SIZE),
         Level::default(),
+        access,
     )
     .await
 }
 
-/// As [`open`], or making it; `records`: what is done through it goes into the change feed at this level.
+/// As [`open`], to work with it, or making it; `records`: what is done through it goes into the change feed at this level.
 pub(crate) async fn open_with(
     place: Place,
     migrations: Migrations,
@@ -63,12 +64,25 @@ pub(crate) async fn open_with(
     pool_size: Option<usize>,
     records: Level,
 ) -> Result<Store, CliError> {
+    open_for(place, migrations, application, pool_size, records, Access::Work).await
+}
+
+/// As [`open_with`], for this purpose.
+pub(crate) async fn open_for(
+    place: Place,
+    migrations: Migrations,
+    application: &str,
+    pool_size: Option<usize>,
+    records: Level,
+    access: Access,
+) -> Result<Store, CliError> {
     let provider: Arc<dyn Inspect> = match &place {
         Place::Database { url, schema } => {
             let builder = PostgresProvider::builder(url)
                 .schema(schema)
                 .migrations(migrations)
                 .feed(records)
+                .access(access)
                 .application_name(application);
             let builder = match pool_size {
                 Some(size) => builder.pool_size(size),

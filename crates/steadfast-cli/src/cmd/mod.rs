@@ -17,6 +17,8 @@ pub(crate) mod signal;
 pub(crate) mod start;
 pub(crate) mod watch;
 
+use steadfast::postgres::Access;
+
 use crate::{
     cli::{Cli, Command},
     demo::worker,
@@ -27,8 +29,8 @@ use crate::{
 
 /// Opens the store, runs the subcommand with it, closes it however that ended.
 macro_rules! with_store {
-    ($globals:expr, $run:path, $arguments:expr, $output:expr) => {{
-        let store = store::open($globals).await?;
+    ($globals:expr, $access:expr, $run:path, $arguments:expr, $output:expr) => {{
+        let store = store::open($globals, $access).await?;
         let result = $run(&store, $arguments, $output).await;
         store.close().await;
         result
@@ -45,14 +47,14 @@ pub(crate) async fn run(cli: Cli, output: &mut Output) -> Result<(), CliError> {
         Command::Schema(action) => schema::run(&globals, *action, output).await,
         Command::Watch(arguments) => watch::run(&globals, arguments, output).await,
         Command::Feed(action) => feed::run(&globals, action, output).await,
-        Command::List(arguments) => with_store!(&globals, list::run, arguments, output),
-        Command::Show(arguments) => with_store!(&globals, show::run, arguments, output),
-        Command::History(arguments) => with_store!(&globals, history::run, arguments, output),
-        Command::Queues(arguments) => with_store!(&globals, queues::run, arguments, output),
-        Command::Start(arguments) => with_store!(&globals, start::run, arguments, output),
-        Command::Signal(arguments) => with_store!(&globals, signal::run, arguments, output),
-        Command::Cancel(arguments) => with_store!(&globals, cancel::run, arguments, output),
-        Command::Delete(arguments) => with_store!(&globals, delete::run, arguments, output),
-        Command::Prune(arguments) => with_store!(&globals, prune::run, arguments, output),
+        Command::List(arguments) => with_store!(&globals, Access::Read, list::run, arguments, output),
+        Command::Show(arguments) => with_store!(&globals, Access::Read, show::run, arguments, output),
+        Command::History(arguments) => with_store!(&globals, Access::Read, history::run, arguments, output),
+        Command::Queues(arguments) => with_store!(&globals, Access::Read, queues::run, arguments, output),
+        Command::Start(arguments) => with_store!(&globals, Access::Work, start::run, arguments, output),
+        Command::Signal(arguments) => with_store!(&globals, Access::Work, signal::run, arguments, output),
+        Command::Cancel(arguments) => with_store!(&globals, Access::Work, cancel::run, arguments, output),
+        Command::Delete(arguments) => with_store!(&globals, Access::Work, delete::run, arguments, output),
+        Command::Prune(arguments) => with_store!(&globals, Access::Work, prune::run, arguments, output),
     }
 }

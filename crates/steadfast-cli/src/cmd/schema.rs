@@ -7,7 +7,7 @@ use serde_json::json;
 use steadfast::{
     embedded,
     feed::Level,
-    postgres::{self, Migrations},
+    postgres::{self, Access, Migrations},
 };
 
 use crate::{
@@ -40,7 +40,12 @@ pub(crate) async fn run(globals: &Globals, action: Action, output: &mut Output) 
         Place::File(path) => json!({ "file": path.display().to_string() }),
     };
     let text = format!("{} {done} ({})", place.describe(), env!("CARGO_PKG_VERSION"));
-    store::open_with(place, migrations, "steadfast", None, Level::default())
+    // Whoever may look may ask.
+    let access = match action {
+        Action::Verify => Access::Read,
+        _ => Access::Work,
+    };
+    store::open_for(place, migrations, "steadfast", None, Level::default(), access)
         .await?
         .close()
         .await;

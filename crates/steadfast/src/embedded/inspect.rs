@@ -110,6 +110,10 @@ impl Inspect for EmbeddedProvider {
         Self::queues(self).await
     }
 
+    async fn missing(&self) -> Result<Vec<String>, ProviderError> {
+        Ok(self.store().trouble().map(|e| e.to_string()).into_iter().collect())
+    }
+
     async fn close(&self) {
         Self::close(self).await;
     }

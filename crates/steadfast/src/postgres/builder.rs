@@ -13,6 +13,7 @@ use super::connection::{Connector, PasswordProvider, Pipe, PipeSettings};
 use super::error::StoreError;
 use super::feed::FeedSide;
 use super::provider::PostgresProvider;
+use super::rights::{self, Access, Missing};
 use super::schema;
 use super::store::Store;
 use super::target::{ConnectTarget, Connected, TargetError};
@@ -86,6 +87,8 @@ pub enum OpenErrorKind {
     SchemaTooNew,
     /// The schema belongs to somebody else, or was changed by hand.
     SchemaForeign,
+    /// The role lacks rights for what a provider does; the message holds the GRANT statements.
+    MissingRights,
     /// The schema's name cannot be.
     InvalidName,
     /// The URL or the server's settings cannot work.
@@ -158,6 +161,7 @@ pub struct Builder {
     transaction_pooler: bool,
     password: Option<PasswordProvider>,
     feed: (Level, Retention),
+    access: Access,
     faults: Faults,
 }
 
@@ -185,6 +189,7 @@ impl Builder {
             transaction_pooler: false,
             password: None,
             feed: (Level::default(), Retention::default()),
+            access: Access::default(),
             faults: Faults::none(),
         }
     }
@@ -280,14 +285,21 @@ impl Builder {
         self
     }
 
+    /// What the provider is opened for. Default [`Access::Work`]: opening checks the role's rights for all that a provider
+    /// does, and names the GRANT that is missing.
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
     /// Opens only the change feed, to read it: for a process that observes, under a role that may only read (see
     /// docs/operations.md for its grants), on a hot standby too. Installs nothing.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
     pub async fn open_feed(self) -> Result<Feed, OpenError> {
-        let provider = self.migrations(Migrations::Verify).connect().await?;
-        Ok(provider.into_feed())
+        let observer = self.migrations(Migrations::Verify).access(Access::Read);
+        Ok(observer.connect().await?.into_feed())
     }
 
     /// Points at which this provider fails on demand.
@@ -315,12 +327,18 @@ impl Builder {
             trouble_timeout: self.trouble_timeout,
             transaction_pooler: self.transaction_pooler,
             password: self.password,
+            access: self.access,
         };
         let connector = Connector::new(target, &settings);
         let (name, migrations) = (settings.schema.clone(), self.migrations);
+        let (access, records) = (settings.access, self.feed.0 != Level::Off);
         with_connection(&connector, async |client| {
             schema::check_server(client).await?;
-            schema::prepare(client, &name, migrations).await
+            schema::prepare(client, &name, migrations).await?;
+            match access {
+                Access::Work => check_rights(client, &name, records).await,
+                Access::Read => Ok(()),
+            }
         })
         .await?;
         let pipe = Pipe::new(connector.clone(), settings, self.faults)?;
@@ -332,6 +350,26 @@ impl Builder {
             FeedSide::new(self.feed.0, self.feed.1),
         )))
     }
+}
+
+/// Refuses a role that could not do what a provider does, or a schema that lacks something.
+async fn check_rights(client: &tokio_postgres::Client, schema: &str, records: bool) -> Result<(), OpenError> {
+    let missing = rights::missing(client, schema, records, true, false).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let described: Vec<String> = missing.iter().map(Missing::describe).collect();
+    let mends: Vec<String> = missing.iter().filter_map(|m| m.grant(schema)).collect();
+    let mut message = described.join("; ");
+    if !mends.is_empty() {
+        message = format!("{message}. Run: {}", mends.join(" "));
+    }
+    let kind = if missing.iter().all(|m| m.grant(schema).is_some()) {
+        OpenErrorKind::MissingRights
+    } else {
+        OpenErrorKind::SchemaForeign
+    };
+    Err(OpenError::new(kind, message))
 }
 
 /// Runs `work` on a connection of its own.

@@ -17,6 +17,7 @@ use tracing::Instrument;
 
 use super::error::{Class, StoreError};
 use super::params::Params;
+use super::rights::Access;
 use super::store::later;
 use super::target::{ConnectError, ConnectTarget, Connected};
 use crate::fault::{Fault, Faults, When};
@@ -43,6 +44,7 @@ pub(crate) struct PipeSettings {
     /// Behind a transaction-mode pooler: no prepared statements, no session settings, no LISTEN.
     pub(crate) transaction_pooler: bool,
     pub(crate) password: Option<PasswordProvider>,
+    pub(crate) access: Access,
 }
 
 impl fmt::Debug for PipeSettings {
@@ -253,7 +255,10 @@ impl Pipe {
             .build()
             .map_err(|e| StoreError::Rejected(e.to_string()))?;
         let quoted_schema = quote_identifier(&settings.schema);
-        let gate = Gate::new(settings.trouble_timeout);
+        let gate = Gate::new(match settings.access {
+            Access::Work => settings.trouble_timeout,
+            Access::Read => Duration::ZERO,
+        });
         Ok(Self {
             pool,
             settings,

@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::builder::LongPoll;
+use super::builder::{LongPoll, with_connection};
 use super::connection::{Connector, Pipe};
 use super::error::StoreError;
 use super::exchange::{Passenger, Targets};
@@ -34,6 +34,7 @@ use super::op::get_custom_status::CustomStatuses;
 use super::op::read::Reads;
 use super::op::renew_orchestration_item_lock::RenewTurns;
 use super::op::renew_work_item_lock::RenewWork;
+use super::rights::{self, Missing};
 use crate::feed::Bell;
 use crate::group::{TurnGroup, WorkGroup};
 use crate::history_cache::HistoryCache;
@@ -85,6 +86,7 @@ impl Store {
         cache_bytes: usize,
         feed: FeedSide,
     ) -> Arc<Self> {
+        diagnose_trouble(&pipe, &connector, feed.records());
         let tasks = TaskTracker::new();
         let stop = CancellationToken::new();
         let side = (pipe.settings().pool_size / 4).max(1);
@@ -298,6 +300,28 @@ impl Store {
         let _ = tokio::time::timeout(self.pipe.settings().call_timeout, self.tasks.wait()).await;
         self.pipe.close();
     }
+}
+
+/// When trouble begins, the catalogue is asked what is missing, on a connection of its own.
+fn diagnose_trouble(pipe: &Pipe, connector: &Connector, records: bool) {
+    let (connector, schema) = (connector.clone(), pipe.settings().schema.clone());
+    let timeout = pipe.settings().call_timeout;
+    pipe.gate().set_diagnosis(move |gate| {
+        let (gate, connector, schema) = (Arc::clone(gate), connector.clone(), schema.clone());
+        let ask = async move {
+            let asked = with_connection(&connector, async |client| {
+                rights::missing(client, &schema, records, true, false).await
+            });
+            let missing = match tokio::time::timeout(timeout, asked).await {
+                Ok(Ok(missing)) => missing.iter().map(Missing::describe).collect(),
+                Ok(Err(_)) | Err(_) => Vec::new(),
+            };
+            gate.found(missing);
+        };
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(ask);
+        }
+    });
 }
 
 /// Passes what the listener hears to the lanes.
