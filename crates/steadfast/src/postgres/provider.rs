@@ -31,7 +31,7 @@ use crate::group::{TurnGroup, WorkGroup};
 use crate::item::{Activity, Message, signed};
 use crate::refusal::Refusal;
 use crate::refused::{self, Failure};
-use crate::token::InvalidToken;
+use crate::token::{InvalidToken, TurnToken, WorkToken};
 use crate::turn::EncodedTurn;
 
 /// A duroxide provider on PostgreSQL. Clones share everything.
@@ -221,7 +221,7 @@ impl Provider for PostgresProvider {
             self.store().payload_limit(),
         );
         let acked = match turn {
-            Ok(turn) => self.store().ack_turns.submit(turn).await,
+            Ok(turn) => op::ack_orchestration_item::ack(self.store(), turn).await,
             Err(error) => Err(error.into()),
         };
         match &acked {
@@ -240,13 +240,13 @@ impl Provider for PostgresProvider {
     ) -> Result<(), ProviderError> {
         vouched::forget();
         const OP: &str = "abandon_orchestration_item";
-        let token = lock_token.parse().map_err(refuse::<InvalidToken>(OP))?;
+        let token: TurnToken = lock_token.parse().map_err(refuse::<InvalidToken>(OP))?;
         self.store()
             .abandon_turns
             .submit(AbandonedTurn {
                 token,
                 delay,
-                ignore_attempt,
+                ignore_attempt: ignore_attempt || self.store().is_spent(token.claim),
             })
             .await
             .map_err(refuse(OP))
@@ -336,7 +336,7 @@ impl Provider for PostgresProvider {
         const OP: &str = "ack_work_item";
         let token = token.parse().map_err(refuse::<InvalidToken>(OP))?;
         let work = AckedWork::encode(token, completion.as_ref(), self.store().payload_limit()).map_err(refuse(OP))?;
-        self.store().ack_work.submit(work).await.map_err(refuse(OP))
+        op::ack_work_item::ack(self.store(), work).await.map_err(refuse(OP))
     }
 
     async fn renew_work_item_lock(&self, token: &str, extend_for: Duration) -> Result<(), ProviderError> {
@@ -357,13 +357,13 @@ impl Provider for PostgresProvider {
     ) -> Result<(), ProviderError> {
         vouched::forget();
         const OP: &str = "abandon_work_item";
-        let token = token.parse().map_err(refuse::<InvalidToken>(OP))?;
+        let token: WorkToken = token.parse().map_err(refuse::<InvalidToken>(OP))?;
         self.store()
             .abandon_work
             .submit(AbandonedWork {
                 token,
                 delay,
-                ignore_attempt,
+                ignore_attempt: ignore_attempt || self.store().is_spent(token.claim),
             })
             .await
             .map_err(refuse(OP))

@@ -22,6 +22,7 @@ mod repair;
 mod turn;
 use catalogue::Seen;
 use files::{FUNCTIONS, MIGRATIONS, VIEWS};
+pub(super) use files::{functions, sequences, tables};
 
 /// Version of the set of functions and views. A release that changes any of them raises it.
 pub(crate) const FUNCTIONS_VERSION: i64 = 1;

@@ -43,6 +43,7 @@ impl Batch for AbandonTurns {
 
 impl Coded for AbandonTurns {
     const FUNCTION: &'static str = "sf_abandon_orchestration_item";
+    const LEASED: bool = true;
 
     fn params(_: &Store, calls: &[&AbandonedTurn], terms: &Terms) -> Params {
         Params::new()

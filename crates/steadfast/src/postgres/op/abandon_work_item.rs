@@ -43,6 +43,7 @@ impl Batch for AbandonWork {
 
 impl Coded for AbandonWork {
     const FUNCTION: &'static str = "sf_abandon_work_item";
+    const LEASED: bool = true;
 
     fn params(_: &Store, calls: &[&AbandonedWork], terms: &Terms) -> Params {
         Params::new()

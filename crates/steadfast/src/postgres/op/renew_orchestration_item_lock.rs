@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
+
 use crate::batch::Limits;
 use crate::group::millis;
 use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms, settle};
@@ -42,6 +44,7 @@ impl Batch for RenewTurns {
 
 impl Coded for RenewTurns {
     const FUNCTION: &'static str = "sf_renew_orchestration_item_lock";
+    const LEASED: bool = true;
 
     fn params(_: &Store, calls: &[&RenewedTurn], terms: &Terms) -> Params {
         Params::new()
@@ -53,6 +56,11 @@ impl Coded for RenewTurns {
 
     fn give_up(store: &Store, call: &RenewedTurn) -> Instant {
         store.give_up_with_lease(call.token.lease)
+    }
+
+    fn give_attempt_back(store: Arc<Store>, call: &RenewedTurn) -> BoxFuture<'static, ()> {
+        let token = call.token;
+        Box::pin(async move { store.return_turn(token).await })
     }
 
     fn committed(_: &Arc<Store>, _: &[&RenewedTurn]) -> Made {

@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
+
 use crate::batch::Limits;
 use crate::group::millis;
 use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms, settle};
@@ -42,6 +44,7 @@ impl Batch for RenewWork {
 
 impl Coded for RenewWork {
     const FUNCTION: &'static str = "sf_renew_work_item_lock";
+    const LEASED: bool = true;
 
     fn params(_: &Store, calls: &[&RenewedWork], terms: &Terms) -> Params {
         Params::new()
@@ -54,6 +57,11 @@ impl Coded for RenewWork {
 
     fn give_up(store: &Store, call: &RenewedWork) -> Instant {
         store.give_up_with_lease(call.token.lease)
+    }
+
+    fn give_attempt_back(store: Arc<Store>, call: &RenewedWork) -> BoxFuture<'static, ()> {
+        let token = call.token;
+        Box::pin(async move { store.return_work(token).await })
     }
 
     fn committed(_: &Arc<Store>, _: &[&RenewedWork]) -> Made {
