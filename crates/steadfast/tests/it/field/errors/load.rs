@@ -13,14 +13,18 @@ use tokio::task::JoinHandle;
 /// How long everything may take to complete after the trouble. Nothing waits this long when all is well.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Workers on a store, and a client that starts instances all the time.
+/// Starts are sent by so many at once, so that one that is held does not end the load.
+const STARTERS: usize = 3;
+
+/// Workers on a store, and clients that start instances all the time.
 pub(crate) struct Load {
     runtime: Arc<Runtime>,
     client: Client,
     provider: Arc<dyn Provider>,
     acknowledged: Arc<Mutex<Vec<String>>>,
     stop: Arc<AtomicBool>,
-    starter: JoinHandle<()>,
+    starters: Vec<JoinHandle<()>>,
+    verdict: Verdict,
 }
 
 /// What became of it.
@@ -80,19 +84,19 @@ fn orchestrations() -> OrchestrationRegistry {
 }
 
 impl Load {
-    /// Begins it. Starts come every `pause`.
+    /// Begins it. Each starter pauses for so long between two starts.
     pub(crate) async fn begin(provider: Arc<dyn Provider>, options: RuntimeOptions, pause: Duration) -> Self {
         let runtime = Runtime::start_with_options(Arc::clone(&provider), activities(), orchestrations(), options).await;
         let client = Client::new(Arc::clone(&provider));
         let (acknowledged, stop) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(AtomicBool::new(false)));
-        let starter = {
+        let starter = |number: usize| {
             let (client, acknowledged, stop) = (client.clone(), Arc::clone(&acknowledged), Arc::clone(&stop));
             tokio::spawn(async move {
                 for n in 0.. {
                     if stop.load(Ordering::SeqCst) {
                         return;
                     }
-                    let instance = format!("i{n}");
+                    let instance = format!("i{number}-{n}");
                     if client.start_orchestration(&instance, "whole", &instance).await.is_ok() {
                         acknowledged.lock().unwrap().push(instance);
                     }
@@ -101,12 +105,13 @@ impl Load {
             })
         };
         Self {
+            starters: (0..STARTERS).map(starter).collect(),
             runtime,
             client,
             provider,
             acknowledged,
             stop,
-            starter,
+            verdict: Verdict::default(),
         }
     }
 
@@ -119,32 +124,35 @@ impl Load {
         }
     }
 
-    /// Once the trouble is over: starts no more, and waits until all has ended.
-    pub(crate) async fn settle(self) -> Verdict {
-        self.stop.store(true, Ordering::SeqCst);
-        self.starter.await.expect("no panic");
+    /// Waits until everything that was acknowledged so far has ended, and judges it.
+    pub(crate) async fn judge(&mut self) {
         let instances = std::mem::take(&mut *self.acknowledged.lock().unwrap());
-        let mut verdict = Verdict {
-            acknowledged: instances.len(),
-            failed: Vec::new(),
-        };
+        self.verdict.acknowledged += instances.len();
         let deadline = Instant::now() + PATIENCE;
         for instance in instances {
             let left = deadline.saturating_duration_since(Instant::now());
-            match self
+            let ended = self
                 .client
-                .wait_for_orchestration(&instance, left.max(Duration::from_secs(1)))
-                .await
-            {
+                .wait_for_orchestration(&instance, left.max(Duration::from_secs(1)));
+            match ended.await {
                 Ok(OrchestrationStatus::Completed { output, .. }) if output == instance => {}
-                Ok(other) => verdict.failed.push(format!("{instance}: {other:?}")),
+                Ok(other) => self.verdict.failed.push(format!("{instance}: {other:?}")),
                 Err(error) => {
                     let history = self.provider.read(&instance).await;
-                    verdict.failed.push(format!("{instance}: {error}; {history:?}"));
+                    self.verdict.failed.push(format!("{instance}: {error}; {history:?}"));
                 }
             }
         }
+    }
+
+    /// Once the trouble is over: starts no more, and waits until all has ended.
+    pub(crate) async fn settle(mut self) -> Verdict {
+        self.stop.store(true, Ordering::SeqCst);
+        for starter in std::mem::take(&mut self.starters) {
+            starter.await.expect("no panic");
+        }
+        self.judge().await;
         self.runtime.shutdown(Some(5_000)).await;
-        verdict
+        self.verdict
     }
 }
