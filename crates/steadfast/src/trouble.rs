@@ -21,6 +21,8 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_mi
 const LONGEST_IN_TROUBLE: Duration = Duration::from_millis(3000);
 /// A call under a lease that fails in passing for so long is trouble as well: nothing is claimed meanwhile.
 const PASSING: Duration = Duration::from_secs(1);
+/// So many of the missing objects and grants are named in a line.
+const NAMED: usize = 8;
 
 /// Why an attempt failed, as far as repeating it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -129,8 +131,19 @@ impl Gate {
             .iter()
             .map(|(operation, entry)| format!("{operation}: {}", entry.message))
             .collect();
-        parts.extend(state.missing.iter().cloned());
+        parts.extend(state.missing.iter().take(NAMED).cloned());
+        if state.missing.len() > NAMED {
+            parts.push(format!("and {} more", state.missing.len() - NAMED));
+        }
         Some(parts.join("; "))
+    }
+
+    /// What a caller is told that does not wait, or has waited long enough.
+    pub(crate) fn lasting(&self) -> Lasting {
+        Lasting {
+            lasted: self.closed_since().map_or(Duration::ZERO, |since| since.elapsed()),
+            trouble: self.report().unwrap_or_default(),
+        }
     }
 
     /// A call of this kind met trouble. `closes`: nothing is claimed while the value lives.
@@ -200,12 +213,7 @@ impl Gate {
                 continue;
             };
             tokio::select! {
-                () = tokio::time::sleep_until(since + self.timeout) => {
-                    return Lasting {
-                        lasted: since.elapsed(),
-                        trouble: self.report().unwrap_or_default(),
-                    };
-                }
+                () = tokio::time::sleep_until(since + self.timeout) => return self.lasting(),
                 () = changed => {}
             }
         }

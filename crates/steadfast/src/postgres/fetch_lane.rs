@@ -308,10 +308,7 @@ impl<C: Claimer> FetchLane<C> {
             (_, true) => Ok(Claimed::again()),
             (None, _) => Err(StoreError::Closed),
             // What was claimed now could not be acknowledged.
-            (Some(store), _) if store.pipe.gate().is_closed() => Err(StoreError::Lasting {
-                lasted: Duration::ZERO,
-                trouble: store.pipe.gate().report().unwrap_or_default(),
-            }),
+            (Some(store), _) if store.pipe.gate().is_closed() => Err(StoreError::lasting(&store.pipe.gate().lasting())),
             (Some(store), _) => {
                 let mut terms = ClaimTerms::new(true);
                 terms.whole = self.any_at_once(&ids);

@@ -25,6 +25,8 @@ pub(crate) trait Batch: Send + Sync + Sized + 'static {
     type Call: Send + Sync + 'static;
     type Answer: Send + 'static;
     const LIMITS: Limits;
+    /// It ends or extends a lease: it is repeated until it is answered, and nothing is claimed while it fails.
+    const LEASED: bool = false;
 
     /// Payload bytes of a call, roughly.
     fn bytes(call: &Self::Call) -> usize;
@@ -67,7 +69,9 @@ impl<B: Batch> BatchLane<B> {
         let bytes = B::bytes(&call);
         self.lock().push(Entry { call, answer }, bytes);
         self.pump();
-        let Some(gate) = self.store.upgrade().map(|s| Arc::clone(s.pipe.gate())) else {
+        let gate = self.store.upgrade().map(|s| Arc::clone(s.pipe.gate()));
+        // What has no lease gives up by itself.
+        let Some(gate) = gate.filter(|_| B::LEASED) else {
             return answered.await.unwrap_or(Err(StoreError::Closed));
         };
         tokio::select! {
@@ -137,9 +141,6 @@ pub(crate) trait Coded: Batch<Answer = ()> {
 
     /// Until when repeating the call makes sense while it is in doubt.
     fn give_up(store: &Store, call: &Self::Call) -> Instant;
-
-    /// It ends or extends a lease: it is repeated until it is answered, and nothing is claimed while it fails.
-    const LEASED: bool = false;
 
     /// Trouble has lasted longer than the call's lease: the attempt that it was is given back. The token is spent by it.
     fn give_attempt_back(_: Arc<Store>, _: &Self::Call) -> BoxFuture<'static, ()> {

@@ -31,6 +31,7 @@ impl Batch for AbandonTurns {
         max_in_flight: 1,
         beside_calls: usize::MAX,
     };
+    const LEASED: bool = true;
 
     fn bytes(_: &AbandonedTurn) -> usize {
         0
@@ -43,7 +44,6 @@ impl Batch for AbandonTurns {
 
 impl Coded for AbandonTurns {
     const FUNCTION: &'static str = "sf_abandon_orchestration_item";
-    const LEASED: bool = true;
 
     fn params(_: &Store, calls: &[&AbandonedTurn], terms: &Terms) -> Params {
         Params::new()

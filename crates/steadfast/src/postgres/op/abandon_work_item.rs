@@ -31,6 +31,7 @@ impl Batch for AbandonWork {
         max_in_flight: 1,
         beside_calls: usize::MAX,
     };
+    const LEASED: bool = true;
 
     fn bytes(_: &AbandonedWork) -> usize {
         0
@@ -43,7 +44,6 @@ impl Batch for AbandonWork {
 
 impl Coded for AbandonWork {
     const FUNCTION: &'static str = "sf_abandon_work_item";
-    const LEASED: bool = true;
 
     fn params(_: &Store, calls: &[&AbandonedWork], terms: &Terms) -> Params {
         Params::new()

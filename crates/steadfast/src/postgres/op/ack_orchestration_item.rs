@@ -34,6 +34,7 @@ impl Batch for AckTurns {
         max_in_flight: 2,
         beside_calls: 2,
     };
+    const LEASED: bool = true;
 
     fn bytes(call: &EncodedTurn) -> usize {
         call.bytes
@@ -46,7 +47,6 @@ impl Batch for AckTurns {
 
 impl Coded for AckTurns {
     const FUNCTION: &'static str = "sf_ack_orchestration_item";
-    const LEASED: bool = true;
 
     fn params(store: &Store, calls: &[&EncodedTurn], terms: &Terms) -> Params {
         let params = Params::new()

@@ -66,6 +66,7 @@ impl Batch for AckWork {
         max_in_flight: 2,
         beside_calls: 2,
     };
+    const LEASED: bool = true;
 
     fn bytes(call: &AckedWork) -> usize {
         call.completion.as_ref().map_or(0, |m| m.payload.len())
@@ -78,7 +79,6 @@ impl Batch for AckWork {
 
 impl Coded for AckWork {
     const FUNCTION: &'static str = "sf_ack_work_item";
-    const LEASED: bool = true;
 
     fn params(_: &Store, calls: &[&AckedWork], terms: &Terms) -> Params {
         let completion = |c: &AckedWork| c.completion.clone();

@@ -32,6 +32,7 @@ impl Batch for RenewTurns {
         max_in_flight: 2,
         beside_calls: usize::MAX,
     };
+    const LEASED: bool = true;
 
     fn bytes(_: &RenewedTurn) -> usize {
         0
@@ -44,7 +45,6 @@ impl Batch for RenewTurns {
 
 impl Coded for RenewTurns {
     const FUNCTION: &'static str = "sf_renew_orchestration_item_lock";
-    const LEASED: bool = true;
 
     fn params(_: &Store, calls: &[&RenewedTurn], terms: &Terms) -> Params {
         Params::new()

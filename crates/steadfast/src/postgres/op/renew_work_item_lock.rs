@@ -32,6 +32,7 @@ impl Batch for RenewWork {
         max_in_flight: 2,
         beside_calls: usize::MAX,
     };
+    const LEASED: bool = true;
 
     fn bytes(_: &RenewedWork) -> usize {
         0
@@ -44,7 +45,6 @@ impl Batch for RenewWork {
 
 impl Coded for RenewWork {
     const FUNCTION: &'static str = "sf_renew_work_item_lock";
-    const LEASED: bool = true;
 
     fn params(_: &Store, calls: &[&RenewedWork], terms: &Terms) -> Params {
         Params::new()

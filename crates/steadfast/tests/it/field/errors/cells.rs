@@ -140,8 +140,8 @@ pub(super) async fn others(client: &Client, place: &Documented) -> Vec<Cell> {
     let worker = place.role("steadfast_worker");
     let database = &place.database.name;
     let query = format!(
-        "SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = '{SCHEMA}'::regnamespace AND c.relkind = 'S'
-         AND has_sequence_privilege('{worker}', c.oid, 'USAGE') ORDER BY 1"
+        "SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = '{SCHEMA}'::regnamespace
+         AND CASE WHEN c.relkind = 'S' THEN has_sequence_privilege('{worker}', c.oid, 'USAGE') END ORDER BY 1"
     );
     let mut cells = Vec::new();
     for row in client.query(&query, &[]).await.expect("list the sequences") {

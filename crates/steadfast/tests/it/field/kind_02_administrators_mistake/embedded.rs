@@ -11,11 +11,14 @@ use steadfast::embedded::EmbeddedProvider;
 
 use crate::field::errors::load::Load;
 
+const LEASE: Duration = Duration::from_secs(4);
+const LONGER: Duration = Duration::from_millis(5500);
+
 /// Leases shorter than the trouble, and one attempt.
 fn hasty() -> RuntimeOptions {
     RuntimeOptions {
-        orchestrator_lock_timeout: Duration::from_secs(1),
-        worker_lock_timeout: Duration::from_secs(1),
+        orchestrator_lock_timeout: LEASE,
+        worker_lock_timeout: LEASE,
         max_attempts: 1,
         ..RuntimeOptions::default()
     }
@@ -73,7 +76,7 @@ async fn a_full_disk_fails_nothing() {
     while provider.health().trouble.is_none() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    tokio::time::sleep(LONGER).await;
     std::fs::remove_file(&filler).expect("make room");
     let verdict = load.settle().await;
     assert_eq!(provider.health().trouble, None);
@@ -127,7 +130,7 @@ async fn tables_go(tables: Vec<String>) {
         };
         let away = format!("{table}_away");
         rename(table, &away);
-        tokio::time::sleep(Duration::from_millis(2500)).await;
+        tokio::time::sleep(LONGER).await;
         rename(&away, table);
     }
     let verdict = load.settle().await;

@@ -31,7 +31,7 @@ async fn opening_names_each_missing_grant() {
          WHERE c.relnamespace = 'steadfast'::regnamespace AND c.relkind = 'r' AND has_table_privilege('{worker}', c.oid, v)
          UNION ALL
          SELECT format('USAGE ON SEQUENCE %I', c.relname) FROM pg_class c WHERE c.relnamespace = 'steadfast'::regnamespace
-         AND c.relkind = 'S' AND has_sequence_privilege('{worker}', c.oid, 'USAGE')
+         AND CASE WHEN c.relkind = 'S' THEN has_sequence_privilege('{worker}', c.oid, 'USAGE') END
          UNION ALL
          (SELECT format('EXECUTE ON FUNCTION %s', p.oid::regprocedure) FROM pg_proc p
          WHERE p.pronamespace = 'steadfast'::regnamespace ORDER BY p.proname LIMIT 5)

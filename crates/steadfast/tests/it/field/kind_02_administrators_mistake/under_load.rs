@@ -100,15 +100,15 @@ async fn a_renamed_function_for_three_seconds_fails_nothing() {
 async fn trouble_that_outlasts_both_leases_spends_no_attempt() {
     let place = Documented::create().await;
     let options = RuntimeOptions {
-        orchestrator_lock_timeout: Duration::from_secs(1),
-        worker_lock_timeout: Duration::from_secs(2),
+        orchestrator_lock_timeout: Duration::from_secs(4),
+        worker_lock_timeout: Duration::from_secs(4),
         max_attempts: 1,
         ..RuntimeOptions::default()
     };
     let mut broken = functions(&place, "ack_work_item").await;
     broken.extend(functions(&place, "ack_orchestration_item").await);
     broken.push(right("DELETE"));
-    outlasted(place, broken, Duration::from_secs(4), options).await;
+    outlasted(place, broken, Duration::from_millis(5500), options).await;
 }
 
 /// The field's figure: 20 of 20. With duroxide's own leases of 5 and 30 s; for 3 s in the short form.
