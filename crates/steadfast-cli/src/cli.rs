@@ -19,7 +19,7 @@ Exit codes:
   1  the operation failed or was refused
   2  wrong arguments
   3  the server or the file cannot be reached
-  4  the server refused the user or the password
+  4  the server refused the user or the password, or the role lacks rights
   5  the database, the schema or the file is missing, of another version, not as installed, or not Steadfast's
   6  no such instance or execution
   130  interrupted (Ctrl-C)";

@@ -22,7 +22,7 @@ pub(crate) mod exit {
     pub(crate) const USAGE: u8 = 2;
     /// The server or the file cannot be reached.
     pub(crate) const UNREACHABLE: u8 = 3;
-    /// The server refused the user or the password.
+    /// The server refused the user or the password, or the role lacks rights.
     pub(crate) const AUTHENTICATION: u8 = 4;
     /// The database, the schema or the file is missing, of another version, or somebody else's.
     pub(crate) const SCHEMA: u8 = 5;
@@ -129,7 +129,7 @@ impl CliError {
             Self::NoStore | Self::Usage(_) | Self::Path { .. } => exit::USAGE,
             Self::Open(error) => match error.kind() {
                 OpenErrorKind::Unreachable => exit::UNREACHABLE,
-                OpenErrorKind::Authentication => exit::AUTHENTICATION,
+                OpenErrorKind::Authentication | OpenErrorKind::MissingRights => exit::AUTHENTICATION,
                 OpenErrorKind::DatabaseMissing
                 | OpenErrorKind::SchemaMissing
                 | OpenErrorKind::SchemaOutdated

@@ -15,7 +15,7 @@ use steadfast::{
     embedded::EmbeddedProvider,
     feed::{Feed, Level},
     inspect::{Inspect, InstanceDetail},
-    postgres::{Builder, Migrations, PostgresProvider},
+    postgres::{self, Builder, Migrations, PostgresProvider},
 };
 
 use crate::{cli::Globals, error::CliError, output};
@@ -97,14 +97,20 @@ impl Place {
     }
 }
 
-/// The store that the options name; it must be there.
+/// The store that the options name, to write as well; it must be there.
 pub(crate) async fn open(globals: &Globals) -> Result<Store, CliError> {
-    open_with(
-        globals.place()?,
+    open_there(globals.place()?, postgres::Access::Work).await
+}
+
+/// A store that must be there, for this purpose.
+async fn open_there(place: Place, purpose: postgres::Access) -> Result<Store, CliError> {
+    open_for(
+        place,
         Migrations::Verify,
         "steadfast",
         Some(POOL_SIZE),
         Level::default(),
+        purpose,
     )
     .await
 }
@@ -113,7 +119,7 @@ pub(crate) async fn open(globals: &Globals) -> Result<Store, CliError> {
 pub(crate) async fn open_to_read(globals: &Globals) -> Result<Store, CliError> {
     match globals.place()? {
         Place::File(path) => look_at(path).await,
-        Place::Database { .. } => open(globals).await,
+        place @ Place::Database { .. } => open_there(place, postgres::Access::Read).await,
     }
 }
 
@@ -149,7 +155,7 @@ fn require_store(path: &Path) -> Result<(), CliError> {
     }
 }
 
-/// As [`open`], or making it; `records`: what is done through it goes into the change feed at this level.
+/// As [`open`], to work with it, or making it; `records`: what is done through it goes into the change feed at this level.
 pub(crate) async fn open_with(
     place: Place,
     migrations: Migrations,
@@ -157,11 +163,32 @@ pub(crate) async fn open_with(
     pool_size: Option<usize>,
     records: Level,
 ) -> Result<Store, CliError> {
+    open_for(
+        place,
+        migrations,
+        application,
+        pool_size,
+        records,
+        postgres::Access::Work,
+    )
+    .await
+}
+
+/// As [`open_with`], for this purpose.
+pub(crate) async fn open_for(
+    place: Place,
+    migrations: Migrations,
+    application: &str,
+    pool_size: Option<usize>,
+    records: Level,
+    purpose: postgres::Access,
+) -> Result<Store, CliError> {
     let provider: Arc<dyn Inspect> = match &place {
         Place::Database { url, schema, access } => {
             let builder = Place::builder(url, schema, access)
                 .migrations(migrations)
                 .feed(records)
+                .access(purpose)
                 .application_name(application);
             let builder = match pool_size {
                 Some(size) => builder.pool_size(size),

@@ -47,6 +47,12 @@ pub trait Inspect: Provider + ProviderAdmin + Transfer {
     /// When the store cannot be read.
     async fn deletable(&self, filter: InstanceFilter) -> Result<Vec<String>, ProviderError>;
 
+    /// What the store lacks to work: objects and grants, one line each. Nothing on an engine that needs none.
+    ///
+    /// # Errors
+    /// When the store cannot be asked.
+    async fn missing(&self) -> Result<Vec<String>, ProviderError>;
+
     /// Ends waiting fetches and what is open. Calls made afterwards fail.
     async fn close(&self);
 }

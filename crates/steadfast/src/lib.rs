@@ -36,6 +36,8 @@ mod sessions;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod token;
 pub mod transfer;
+#[cfg(feature = "postgres")]
+mod trouble;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod turn;
 #[cfg(any(feature = "postgres", feature = "embedded"))]

@@ -1,6 +1,6 @@
 //! `steadfast queues`: how much waits, how much is leased, how late the oldest is.
 //!
-//! Invariant: read-only, one statement.
+//! Invariant: read-only; what the store lacks is said before its queues are counted, because that may fail for it.
 
 use clap::Args;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use steadfast::inspect::QueueReport;
 use crate::{
     clock,
     error::CliError,
-    output::{Grid, Output, printable},
+    output::{self, Grid, Output, printable},
     store::Store,
 };
 
@@ -43,6 +43,15 @@ impl<'a> From<&'a QueueReport> for Row<'a> {
 }
 
 pub(crate) async fn run(store: &Store, _arguments: &Arguments, output: &mut Output) -> Result<(), CliError> {
+    // Whatever keeps workers from their work may keep the report from being made.
+    let missing = store.provider.missing().await?;
+    if output.is_json() {
+        missing.iter().for_each(|line| output::warn(line));
+    } else {
+        for line in &missing {
+            output.line(printable(line))?;
+        }
+    }
     let reports = store.provider.queues().await?;
     if output.is_json() {
         return output.json(&reports.iter().map(Row::from).collect::<Vec<_>>());

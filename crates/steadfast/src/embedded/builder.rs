@@ -159,6 +159,7 @@ pub(crate) struct Settings {
     pub(crate) payload_limit: PayloadLimit,
     pub(crate) readers: usize,
     pub(crate) retry_timeout: Duration,
+    pub(crate) trouble_timeout: Duration,
     pub(crate) feed: FeedSettings,
     pub(crate) faults: Faults,
     pub(crate) accepts_changes: bool,
@@ -198,6 +199,7 @@ impl Builder {
                 history_cache_bytes: 64 << 20,
                 readers: 2,
                 retry_timeout: Duration::from_secs(30),
+                trouble_timeout: Duration::from_secs(3600),
                 feed: FeedSettings::default(),
                 faults: Faults::none(),
                 accepts_changes: false,
@@ -250,11 +252,17 @@ impl Builder {
         self
     }
 
-    /// How long an operation is repeated through trouble that passes (a full disk, a file that another process holds)
-    /// before its caller sees an error. Default 30 s. Acks, abandons and renewals are repeated for as long as their lease
-    /// can last.
+    /// How long an operation is repeated through what passes by itself (a file that another process holds) before its
+    /// caller sees an error. Default 30 s. Acks, abandons and renewals are repeated for [`Self::trouble_timeout`].
     pub fn retry_timeout(mut self, timeout: Duration) -> Self {
         self.settings.retry_timeout = timeout;
+        self
+    }
+
+    /// How long a call waits while the file is not as it must be (a full disk, a device that fails, a read-only place, a
+    /// missing table) before its caller sees an error, which is retryable and names the trouble. Default one hour.
+    pub fn trouble_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.trouble_timeout = timeout;
         self
     }
 

@@ -12,34 +12,41 @@ use crate::token::InvalidToken;
 /// Whether the same call may succeed later, and whom a failure concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// Trouble of the file or machine that passes: the batch is repeated.
+    /// It passes by itself: the batch is repeated.
     Retryable,
-    /// Trouble of the file that does not pass by itself: the whole batch fails.
+    /// The file or its device is not as it must be, which an administrator can mend: the batch is kept and repeated, and
+    /// nothing is claimed meanwhile.
+    Trouble,
+    /// The file that was opened is not there any more: the whole batch fails.
     Broken,
     /// This one operation cannot succeed; others may.
     Permanent,
 }
 
-/// Judges an extended result code. Codes: <https://sqlite.org/rescode.html>.
+/// Judges an extended result code. Codes: <https://sqlite.org/rescode.html>. Our statements are fixed and tested, so one
+/// that does not fit (`SQLITE_ERROR`: no such table or column) says that the file's schema is not what it must be.
 pub(crate) fn classify(extended: i32) -> Class {
     match extended {
-        // The file was moved or deleted underneath; the folder is read-only.
-        ffi::SQLITE_READONLY_DBMOVED | ffi::SQLITE_READONLY_DIRECTORY => Class::Broken,
-        ffi::SQLITE_IOERR_CORRUPTFS => Class::Broken,
+        // The file was moved or deleted underneath.
+        ffi::SQLITE_READONLY_DBMOVED => Class::Broken,
         code => match code & 0xff {
-            // Somebody else writes; no memory; no space; the device failed; no file handle; recovery under way.
+            // Somebody else writes; no memory; recovery under way.
             ffi::SQLITE_BUSY
             | ffi::SQLITE_LOCKED
             | ffi::SQLITE_NOMEM
             | ffi::SQLITE_INTERRUPT
-            | ffi::SQLITE_IOERR
-            | ffi::SQLITE_FULL
-            | ffi::SQLITE_CANTOPEN
             | ffi::SQLITE_PROTOCOL
             | ffi::SQLITE_SCHEMA => Class::Retryable,
-            ffi::SQLITE_READONLY | ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB | ffi::SQLITE_PERM | ffi::SQLITE_AUTH => {
-                Class::Broken
-            }
+            // No space; the device failed; no file handle; rights; damage; a schema that was changed.
+            ffi::SQLITE_FULL
+            | ffi::SQLITE_IOERR
+            | ffi::SQLITE_CANTOPEN
+            | ffi::SQLITE_READONLY
+            | ffi::SQLITE_PERM
+            | ffi::SQLITE_AUTH
+            | ffi::SQLITE_CORRUPT
+            | ffi::SQLITE_NOTADB
+            | ffi::SQLITE_ERROR => Class::Trouble,
             _ => Class::Permanent,
         },
     }
@@ -78,6 +85,7 @@ impl StoreError {
         }
     }
 
+    /// It passes by itself.
     pub(crate) fn is_retryable(&self) -> bool {
         self.class() == Class::Retryable
     }
@@ -85,6 +93,24 @@ impl StoreError {
     /// The volume is full.
     pub(crate) fn is_no_space(&self) -> bool {
         matches!(self, Self::Sqlite { code, .. } if code & 0xff == ffi::SQLITE_FULL)
+    }
+
+    /// The operation itself is not at fault: the same call may succeed later.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self.class(), Class::Retryable | Class::Trouble)
+    }
+
+    /// It may concern one statement only, and so one operation.
+    pub(crate) fn may_be_one(&self) -> bool {
+        match self {
+            Self::Sqlite { code, .. } => code & 0xff == ffi::SQLITE_ERROR || self.class() == Class::Permanent,
+            _ => self.class() == Class::Permanent,
+        }
+    }
+
+    /// Damage, which a read need not wait for: it is not mended under a process that has the file open.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Sqlite { code, .. } if matches!(code & 0xff, ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB))
     }
 
     /// An answer, given before anything was written, rather than trouble.
@@ -99,7 +125,7 @@ impl StoreError {
 
     /// As the framework sees it.
     pub(crate) fn into_provider_error(self, operation: &str) -> ProviderError {
-        if self.is_retryable() {
+        if self.may_pass() {
             ProviderError::retryable(operation, self.to_string())
         } else {
             ProviderError::permanent(operation, self.to_string())
@@ -130,6 +156,10 @@ impl From<rusqlite::Error> for StoreError {
                 code: e.extended_code,
                 message: text.unwrap_or_else(|| e.to_string()),
             },
+            rusqlite::Error::SqlInputError { error, msg, .. } => Self::Sqlite {
+                code: error.extended_code,
+                message: msg,
+            },
             other => Self::Decode(other.to_string()),
         }
     }
@@ -154,17 +184,18 @@ mod tests {
             ffi::SQLITE_LOCKED,
             ffi::SQLITE_NOMEM,
             ffi::SQLITE_INTERRUPT,
-            ffi::SQLITE_IOERR,
-            ffi::SQLITE_IOERR_FSYNC,
-            ffi::SQLITE_IOERR_WRITE,
-            ffi::SQLITE_FULL,
-            ffi::SQLITE_CANTOPEN,
             ffi::SQLITE_PROTOCOL,
             ffi::SQLITE_SCHEMA,
         ];
-        let broken = [
+        let trouble = [
+            ffi::SQLITE_ERROR,
+            ffi::SQLITE_IOERR,
+            ffi::SQLITE_IOERR_FSYNC,
+            ffi::SQLITE_IOERR_WRITE,
+            ffi::SQLITE_IOERR_CORRUPTFS,
+            ffi::SQLITE_FULL,
+            ffi::SQLITE_CANTOPEN,
             ffi::SQLITE_READONLY,
-            ffi::SQLITE_READONLY_DBMOVED,
             ffi::SQLITE_READONLY_DIRECTORY,
             ffi::SQLITE_CORRUPT,
             ffi::SQLITE_CORRUPT_INDEX,
@@ -172,8 +203,8 @@ mod tests {
             ffi::SQLITE_PERM,
             ffi::SQLITE_AUTH,
         ];
+        let broken = [ffi::SQLITE_READONLY_DBMOVED];
         let permanent = [
-            ffi::SQLITE_ERROR,
             ffi::SQLITE_CONSTRAINT,
             ffi::SQLITE_CONSTRAINT_UNIQUE,
             ffi::SQLITE_TOOBIG,
@@ -181,6 +212,9 @@ mod tests {
             ffi::SQLITE_MISUSE,
             ffi::SQLITE_RANGE,
         ];
+        for code in trouble {
+            assert_eq!(classify(code), Class::Trouble, "{code}");
+        }
         for code in retryable {
             assert_eq!(classify(code), Class::Retryable, "{code}");
         }

@@ -135,6 +135,10 @@ impl Inspect for EmbeddedProvider {
             .map_err(|e| e.into_provider_error("deletable"))
     }
 
+    async fn missing(&self) -> Result<Vec<String>, ProviderError> {
+        Ok(self.store().trouble().map(|e| e.to_string()).into_iter().collect())
+    }
+
     async fn close(&self) {
         Self::close(self).await;
     }

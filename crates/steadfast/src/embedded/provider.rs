@@ -31,7 +31,7 @@ use super::{fetch, op};
 use crate::group::{TurnGroup, WorkGroup};
 use crate::item::{Activity, Message, signed};
 use crate::refused::{self, Failure};
-use crate::token::InvalidToken;
+use crate::token::{InvalidToken, TurnToken, WorkToken};
 use crate::turn::EncodedTurn;
 
 /// A duroxide provider on one SQLite file. Clones share everything.
@@ -181,12 +181,12 @@ impl Provider for EmbeddedProvider {
         ignore_attempt: bool,
     ) -> Result<(), ProviderError> {
         const OP: &str = "abandon_orchestration_item";
-        let token = lock_token.parse().map_err(refuse::<InvalidToken>(OP))?;
+        let token: TurnToken = lock_token.parse().map_err(refuse::<InvalidToken>(OP))?;
         self.store()
             .submit(AbandonedTurn {
                 token,
                 delay,
-                ignore_attempt,
+                ignore_attempt: ignore_attempt || self.store().is_spent(token.claim),
             })
             .await
             .map_err(refuse(OP))
@@ -254,7 +254,7 @@ impl Provider for EmbeddedProvider {
         const OP: &str = "ack_work_item";
         let token = token.parse().map_err(refuse::<InvalidToken>(OP))?;
         let work = AckedWork::encode(token, completion.as_ref(), self.store().payload_limit()).map_err(refuse(OP))?;
-        self.store().submit(work).await.map_err(refuse(OP))
+        op::ack_work_item::ack(self.store(), work).await.map_err(refuse(OP))
     }
 
     async fn renew_work_item_lock(&self, token: &str, extend_for: Duration) -> Result<(), ProviderError> {
@@ -273,12 +273,12 @@ impl Provider for EmbeddedProvider {
         ignore_attempt: bool,
     ) -> Result<(), ProviderError> {
         const OP: &str = "abandon_work_item";
-        let token = token.parse().map_err(refuse::<InvalidToken>(OP))?;
+        let token: WorkToken = token.parse().map_err(refuse::<InvalidToken>(OP))?;
         self.store()
             .submit(AbandonedWork {
                 token,
                 delay,
-                ignore_attempt,
+                ignore_attempt: ignore_attempt || self.store().is_spent(token.claim),
             })
             .await
             .map_err(refuse(OP))

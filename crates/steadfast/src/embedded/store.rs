@@ -2,12 +2,14 @@
 //!
 //! Invariant: what was handed in is answered, whatever becomes of the caller; after the end everything is refused.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
@@ -16,7 +18,7 @@ use super::claim::RawTurn;
 use super::claim::work::RawWork;
 use super::clock::Reading;
 use super::connection::{Place, Witness, fold_log, keep_log, open_reader, open_writer};
-use super::error::StoreError;
+use super::error::{Class, StoreError};
 use super::log::{self, Phase};
 use super::look::Look;
 use super::op::Operation;
@@ -33,6 +35,7 @@ use crate::feed::Bell;
 use crate::group::{TurnGroup, WorkGroup};
 use crate::history_cache::HistoryCache;
 use crate::limit::PayloadLimit;
+use crate::refusal::Refusal;
 use crate::refused::RefusedTurns;
 use crate::sessions::Sessions;
 
@@ -44,6 +47,12 @@ const LIMITS: Limits = Limits {
     beside_calls: 0,
 };
 
+/// Claims that are remembered as spent; more than any process has in hand.
+const SPENT: NonZeroUsize = match NonZeroUsize::new(4096) {
+    Some(n) => n,
+    None => NonZeroUsize::MIN,
+};
+
 /// A caller that waits for an instance.
 pub(crate) type TurnCaller = Caller<TurnGroup, (), RawTurn>;
 /// A caller that waits for an activity.
@@ -53,8 +62,12 @@ pub(crate) type WorkCaller = Caller<WorkGroup, Vec<u8>, RawWork>;
 pub(crate) trait Job: Send {
     /// Whether anybody wants it (asked before it is begun).
     fn is_wanted(&self) -> bool;
-    /// Until when repeating it makes sense.
-    fn give_up(&self) -> Instant;
+    /// Until when repeating it makes sense, after this.
+    fn give_up(&self, error: &StoreError) -> Instant;
+    /// It runs under a lease: nothing is claimed while it is repeated.
+    fn is_leased(&self) -> bool;
+    /// It is to be repeated.
+    fn note_trouble(&mut self);
     /// Does it, and keeps the answer. The error is trouble, not an answer.
     fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError>;
     /// Tells the answer.
@@ -71,6 +84,9 @@ struct Call<O: Operation> {
     /// `None`: nobody waits, and it is done all the same.
     answer: Option<oneshot::Sender<Settled<O>>>,
     give_up: Instant,
+    /// The same, in trouble.
+    last: Instant,
+    met_trouble: bool,
 }
 
 impl<O: Operation> Job for Call<O> {
@@ -78,8 +94,20 @@ impl<O: Operation> Job for Call<O> {
         self.answer.as_ref().is_none_or(|a| !a.is_closed())
     }
 
-    fn give_up(&self) -> Instant {
-        self.give_up
+    fn give_up(&self, error: &StoreError) -> Instant {
+        if error.class() == Class::Trouble || self.is_leased() {
+            self.last
+        } else {
+            self.give_up
+        }
+    }
+
+    fn is_leased(&self) -> bool {
+        self.operation.lease().is_some()
+    }
+
+    fn note_trouble(&mut self) {
+        self.met_trouble = true;
     }
 
     fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
@@ -89,6 +117,9 @@ impl<O: Operation> Job for Call<O> {
                 Err(error)
             }
             outcome => {
+                if self.met_trouble && matches!(outcome, Err(StoreError::Refused(Refusal::LeaseEnded))) {
+                    self.operation.give_attempt_back(tx)?;
+                }
                 self.outcome = Some(outcome);
                 Ok(())
             }
@@ -236,6 +267,8 @@ pub(crate) struct Store {
     waiting: (AtomicUsize, AtomicUsize),
     /// Why the last transaction failed, for those whose time runs out meanwhile.
     trouble: Mutex<Option<StoreError>>,
+    /// Claims whose acks came to nothing by trouble.
+    spent: Mutex<LruCache<i64, ()>>,
 }
 
 impl Store {
@@ -302,6 +335,7 @@ impl Store {
             threads: Mutex::new(Vec::new()),
             waiting: (AtomicUsize::new(0), AtomicUsize::new(0)),
             trouble: Mutex::new(None),
+            spent: Mutex::new(LruCache::new(SPENT)),
             place,
             offset_ms,
             settings,
@@ -384,13 +418,15 @@ impl Store {
 
     fn post<O: Operation>(&self, operation: O, answer: Option<oneshot::Sender<Settled<O>>>) -> Result<(), StoreError> {
         const LONGEST: Duration = Duration::from_secs(86_400);
-        let patience = operation.lease().unwrap_or(self.settings.retry_timeout);
+        let now = Instant::now();
         let bytes = operation.bytes();
         let call = Call {
             operation,
             outcome: None,
             answer,
-            give_up: Instant::now() + patience.min(LONGEST),
+            give_up: now + self.settings.retry_timeout.min(LONGEST),
+            last: now + self.settings.trouble_timeout.min(LONGEST),
+            met_trouble: false,
         };
         self.put(|post| post.jobs.push(Box::new(call), bytes))
     }
@@ -434,7 +470,7 @@ impl Store {
         T: Send + 'static,
         F: Fn(&Connection) -> Result<T, StoreError> + Clone + Send + 'static,
     {
-        let give_up = Instant::now() + self.settings.retry_timeout;
+        let begun = Instant::now();
         let mut pause = Duration::from_millis(5);
         loop {
             let answer = match (&self.look, &self.readers) {
@@ -443,12 +479,21 @@ impl Store {
                 (None, None) => self.submit(OnWriter(question.clone())).await,
             };
             match answer {
-                Err(error) if error.is_retryable() && Instant::now() + pause < give_up => {
+                Err(error) if error.may_pass() && begun.elapsed() + pause < self.patience_for(&error) => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_millis(500));
                 }
                 other => return other,
             }
+        }
+    }
+
+    /// How long a read waits for what keeps it from being answered.
+    fn patience_for(&self, error: &StoreError) -> Duration {
+        if error.class() == Class::Trouble && !error.is_damage() {
+            self.settings.trouble_timeout
+        } else {
+            self.settings.retry_timeout
         }
     }
 
@@ -470,8 +515,35 @@ impl Store {
         )
     }
 
+    /// Notes what keeps the writer from working, or that nothing does. Each is logged once.
     pub(crate) fn note_trouble(&self, trouble: Option<StoreError>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+        let mut noted = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        match (&*noted, &trouble) {
+            (None, Some(error)) if error.class() != Class::Retryable => tracing::error!(target: "steadfast", %error,
+                "the file is not as it must be; what is in hand is kept, and nothing is claimed"),
+            (Some(error), None) if error.class() != Class::Retryable => {
+                tracing::info!(target: "steadfast", "the file's trouble is over")
+            }
+            _ => {}
+        }
+        *noted = trouble;
+    }
+
+    /// The ack of this claim has come to nothing by trouble. Its token is not taken again: the framework would record a
+    /// failure under it once the file is well. It is given back with its attempt, or ends with its lease.
+    pub(crate) fn spend(&self, claim: i64) {
+        self.spent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(claim, ());
+    }
+
+    /// Whether an ack of this claim has come to nothing.
+    pub(crate) fn is_spent(&self, claim: i64) -> bool {
+        self.spent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&claim)
     }
 
     /// What keeps the writer from working at the moment.

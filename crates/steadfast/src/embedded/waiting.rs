@@ -142,13 +142,22 @@ impl<G: Clone + Eq + Hash, S: Clone, I> Waiting<G, S, I> {
 
     /// A look failed: those who may wait go on waiting if it can pass.
     pub(crate) fn failed(&mut self, started: &Started<G, S>, error: &StoreError) {
-        let passes = error.is_retryable();
+        let passes = error.may_pass();
         for id in &started.ids {
             if self.callers.get(id).is_some_and(|c| c.at_once || !passes) {
                 self.answer(&started.look.group, *id, Err(error.clone()));
             }
         }
         self.wake.failed(Instant::now(), &started.look);
+    }
+
+    /// Those who may not wait are told why nothing is claimed.
+    pub(crate) fn refuse_hasty(&mut self, error: &StoreError) {
+        let wake = &mut self.wake;
+        for (id, caller) in self.callers.extract_if(|_, caller| caller.at_once) {
+            wake.remove(&caller.group, id);
+            let _ = caller.answer.send(Err(error.clone()));
+        }
     }
 
     /// Everybody is told that it is over.

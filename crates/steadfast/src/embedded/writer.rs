@@ -13,7 +13,7 @@ use super::claim::work::{self as claim_work, RawWork};
 use super::claim::{self, Looked, RawTurn};
 use super::clock::Kept;
 use super::connection::{Witness, fold_log, keep_log};
-use super::error::{Class, StoreError};
+use super::error::StoreError;
 use super::log::{self, Phase};
 use super::op::abandon_orchestration_item::AbandonedTurn;
 use super::op::abandon_work_item::AbandonedWork;
@@ -25,7 +25,7 @@ use crate::group::{TurnGroup, WorkGroup};
 use crate::token::{WorkToken, new_claim};
 
 /// Shortest and longest pause after trouble of the whole file.
-const TROUBLE_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(500));
+const TROUBLE_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(1000));
 /// After so many looks at the file that showed nothing new, looks become rare.
 const QUIET_LOOKS: u32 = 500;
 
@@ -57,6 +57,8 @@ pub(crate) struct Writer {
     turns: Waiting<TurnGroup, (), RawTurn>,
     work: Waiting<WorkGroup, Vec<u8>, RawWork>,
     retrying: Vec<Box<dyn Job>>,
+    /// What is repeated runs under a lease: nothing is claimed.
+    holding: bool,
     setbacks: u32,
     peers: Peers,
 }
@@ -87,6 +89,7 @@ impl Writer {
             turns: Waiting::new(),
             work: Waiting::new(),
             retrying: Vec::new(),
+            holding: false,
             setbacks: 0,
             peers: Peers {
                 version: 0,
@@ -119,9 +122,16 @@ impl Writer {
             }
             self.turns.purge();
             self.work.purge();
+            if self.holding
+                && let Some(trouble) = self.store.trouble()
+            {
+                self.turns.refuse_hasty(&trouble);
+                self.work.refuse_hasty(&trouble);
+            }
             self.store.note_waiting(self.turns.len(), self.work.len());
             self.look_at_peers(!batch.is_empty());
             self.settle(batch, stopping);
+            self.rest();
         }
         self.store.mailbox.end();
         // The last connection folds the log into the file, if it may write.
@@ -195,9 +205,9 @@ impl Writer {
     /// Runs a batch, and answers it.
     fn settle(&mut self, mut batch: Vec<Box<dyn Job>>, stopping: bool) {
         match self.transact(&mut batch) {
-            Ok(()) => {
-                self.setbacks = 0;
-                answer_all(batch);
+            Ok(()) => answer_all(batch),
+            Err(Trouble::One(error)) if batch.len() == 1 && error.may_pass() => {
+                self.retry_later(batch, &error, stopping);
             }
             Err(Trouble::One(error)) if batch.len() == 1 => fail_all(batch, &error),
             Err(Trouble::One(error)) => {
@@ -211,27 +221,36 @@ impl Writer {
         }
     }
 
+    /// Keeps what failed for the file's sake, as long as that makes sense.
     fn retry_later(&mut self, batch: Vec<Box<dyn Job>>, error: &StoreError, stopping: bool) {
-        tracing::warn!(target: "steadfast", operations = batch.len(), %error, "a transaction failed");
+        tracing::debug!(target: "steadfast", operations = batch.len(), %error, "a transaction failed");
         self.store.note_trouble(Some(error.clone()));
         if error.is_no_space() {
             // The log itself may be what takes the space.
             fold_log(&self.connection);
         }
-        if !error.is_retryable() || stopping {
+        if !error.may_pass() || stopping {
             fail_all(batch, error);
             return;
         }
         let now = Instant::now();
-        let (late, early): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.give_up() <= now);
+        let (late, mut early): (Vec<_>, Vec<_>) = batch.into_iter().partition(|job| job.give_up(error) <= now);
         fail_all(late, error);
-        if !early.is_empty() {
-            metrics::counter!("steadfast_retries_total", "function" => "commit").increment(1);
-            let pause = TROUBLE_PAUSE.0 * 2u32.pow(self.setbacks.min(6));
-            self.setbacks = self.setbacks.saturating_add(1);
-            std::thread::sleep(pause.min(TROUBLE_PAUSE.1));
-        }
+        early.iter_mut().for_each(|job| job.note_trouble());
         self.retrying.extend(early);
+    }
+
+    /// After a batch: a pause, if something of it is to be repeated.
+    fn rest(&mut self) {
+        self.holding = self.retrying.iter().any(|job| job.is_leased());
+        if self.retrying.is_empty() {
+            self.setbacks = 0;
+            return;
+        }
+        metrics::counter!("steadfast_retries_total", "function" => "commit").increment(1);
+        let pause = TROUBLE_PAUSE.0 * 2u32.pow(self.setbacks.min(7));
+        self.setbacks = self.setbacks.saturating_add(1);
+        std::thread::sleep(pause.min(TROUBLE_PAUSE.1));
     }
 
     /// One transaction: the operations, then the looks that are due, then COMMIT.
@@ -242,6 +261,9 @@ impl Writer {
         };
         let now = Instant::now();
         let (turns, work) = if batch.is_empty() {
+            if self.holding {
+                return Ok(());
+            }
             let looks = (self.turns.looks(now), self.work.looks(now));
             if looks.0.is_empty() && looks.1.is_empty() {
                 return Ok(());
@@ -253,7 +275,9 @@ impl Writer {
         let done = self.attempt(batch, turns, work, &mut brought);
         match done {
             Ok(()) => {
-                self.store.note_trouble(None);
+                if self.retrying.is_empty() {
+                    self.store.note_trouble(None);
+                }
                 self.hand_out(brought);
                 Ok(())
             }
@@ -296,20 +320,23 @@ impl Writer {
         for job in batch.iter_mut() {
             if let Err(error) = job.run(&mut tx) {
                 tx.roll_back();
-                return Err(match error.class() {
-                    Class::Permanent => Trouble::One(error),
-                    Class::Retryable | Class::Broken => Trouble::Whole(error),
+                return Err(if error.may_be_one() {
+                    Trouble::One(error)
+                } else {
+                    Trouble::Whole(error)
                 });
             }
         }
         note(&mut self.turns, &mut self.work, &tx);
-        let now = Instant::now();
-        brought
-            .turns
-            .extend(self.turns.looks(now).into_iter().map(|look| (look, Looked::nothing())));
-        brought
-            .work
-            .extend(self.work.looks(now).into_iter().map(|look| (look, Looked::nothing())));
+        if !self.holding {
+            let now = Instant::now();
+            brought
+                .turns
+                .extend(self.turns.looks(now).into_iter().map(|look| (look, Looked::nothing())));
+            brought
+                .work
+                .extend(self.work.looks(now).into_iter().map(|look| (look, Looked::nothing())));
+        }
         if let Err(error) = claim_all(&self.store, &mut tx, brought) {
             tx.roll_back();
             return Err(Trouble::Whole(error));

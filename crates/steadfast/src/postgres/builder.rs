@@ -12,6 +12,7 @@ use super::errand::{Patience, with_connection};
 use super::error::StoreError;
 use super::feed::FeedSide;
 use super::provider::PostgresProvider;
+use super::rights::{self, Access, Missing};
 use super::schema;
 use super::store::Store;
 use super::target::{ConnectTarget, TargetError};
@@ -96,6 +97,8 @@ pub enum OpenErrorKind {
     SchemaForeign,
     /// Something in the schema is missing or not as this version installs it: see [`Builder::verify_schema`].
     SchemaDamaged,
+    /// The role lacks rights for what a provider does; the message holds the GRANT statements.
+    MissingRights,
     /// The schema's name cannot be.
     InvalidName,
     /// The URL or the server's settings cannot work.
@@ -184,11 +187,13 @@ pub struct Builder {
     call_timeout: Duration,
     install_timeout: Duration,
     retry_timeout: Duration,
+    trouble_timeout: Duration,
     history_cache_bytes: usize,
     payload_limit: usize,
     transaction_pooler: bool,
     password: Option<PasswordProvider>,
     feed: (Level, Retention),
+    access: Access,
     faults: Faults,
 }
 
@@ -214,11 +219,13 @@ impl Builder {
             call_timeout: Duration::from_secs(10),
             install_timeout: Duration::from_secs(120),
             retry_timeout: Duration::from_secs(30),
+            trouble_timeout: Duration::from_secs(3600),
             history_cache_bytes: 64 << 20,
             payload_limit: DEFAULT_PAYLOAD_LIMIT,
             transaction_pooler: false,
             password: None,
             feed: (Level::default(), Retention::default()),
+            access: Access::default(),
             faults: Faults::none(),
         }
     }
@@ -280,9 +287,17 @@ impl Builder {
     }
 
     /// How long reads and enqueues are repeated through trouble before the caller sees an error. Default 30 s. Acks,
-    /// abandons and renewals are repeated for as long as their lease can last.
+    /// abandons and renewals are repeated until they are answered; one that may have been done, for as long as its lease.
     pub fn retry_timeout(mut self, timeout: Duration) -> Self {
         self.retry_timeout = timeout;
+        self
+    }
+
+    /// How long a call waits while the store is not as it must be (a missing grant, function or table, a full disk, a
+    /// read-only server) before its caller sees an error, which is retryable and names the trouble. Default one hour.
+    /// Claims stay stopped until the trouble is over, however long it lasts.
+    pub fn trouble_timeout(mut self, timeout: Duration) -> Self {
+        self.trouble_timeout = timeout;
         self
     }
 
@@ -338,14 +353,21 @@ impl Builder {
         self
     }
 
+    /// What the provider is opened for. Default [`Access::Work`]: opening checks the role's rights for all that a provider
+    /// does, and names the GRANT that is missing.
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
+        self
+    }
+
     /// Opens only the change feed, to read it: for a process that observes, under a role that may only read (see
     /// docs/operations.md for its grants), on a hot standby too. Installs nothing.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
     pub async fn open_feed(self) -> Result<Feed, OpenError> {
-        let provider = self.migrations(Migrations::Verify).connect().await?;
-        Ok(provider.into_feed())
+        let observer = self.migrations(Migrations::Verify).access(Access::Read);
+        Ok(observer.connect().await?.into_feed())
     }
 
     /// Points at which this provider fails on demand.
@@ -364,13 +386,19 @@ impl Builder {
     pub async fn connect(self) -> Result<PostgresProvider, OpenError> {
         let background = Background::start().map_err(OpenError::no_thread)?;
         let (connector, settings) = self.connector()?;
+        let records = self.feed.0 != Level::Off;
         with_connection(&connector, self.patience(), async |client| {
             let terms = schema::Terms {
                 migrations: self.migrations,
                 trusted: &self.trusted_owners,
                 accepts_changes: self.accepts_changes,
             };
-            schema::prepare(client, &settings.schema, &terms, &self.patience_begun()).await
+            let patience = self.patience_begun();
+            schema::prepare(client, &settings.schema, &terms, &patience).await?;
+            match self.access {
+                Access::Work => patience.check(check_rights(client, &settings.schema, records)).await,
+                Access::Read => Ok(()),
+            }
         })
         .await?;
         let pipe = Pipe::new(connector.clone(), settings, self.faults, background);
@@ -439,11 +467,33 @@ impl Builder {
             call_timeout: self.call_timeout,
             install_timeout: self.install_timeout,
             retry_timeout: self.retry_timeout,
+            trouble_timeout: self.trouble_timeout,
             transaction_pooler: self.transaction_pooler,
             password: self.password.clone(),
+            access: self.access,
         };
         Ok((Connector::new(target, &settings), settings))
     }
+}
+
+/// Refuses a role that could not do what a provider does, or a schema that lacks something.
+async fn check_rights(client: &tokio_postgres::Client, schema: &str, records: bool) -> Result<(), OpenError> {
+    let missing = rights::missing(client, schema, records, true, false).await?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let described: Vec<String> = missing.iter().map(Missing::describe).collect();
+    let mends: Vec<String> = missing.iter().filter_map(|m| m.grant(schema)).collect();
+    let mut message = described.join("; ");
+    if !mends.is_empty() {
+        message = format!("{message}. Run: {}", mends.join(" "));
+    }
+    let kind = if missing.iter().all(|m| m.grant(schema).is_some()) {
+        OpenErrorKind::MissingRights
+    } else {
+        OpenErrorKind::SchemaForeign
+    };
+    Err(OpenError::new(kind, message))
 }
 
 fn pool_size_from_env() -> usize {

@@ -16,15 +16,17 @@ use tokio_postgres::{Client, Row, Statement};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::Instrument;
 
-use super::error::StoreError;
+use super::error::{Class, StoreError};
 use super::hint::Behind;
 use super::params::Params;
 use super::pool::{Connect, Pool};
+use super::rights::Access;
 use super::store::later;
 use super::target::{ConnectError, ConnectTarget, Connected};
 use crate::background::Background;
 use crate::fault::{Fault, Faults, When};
 use crate::limit::PayloadLimit;
+use crate::trouble::{Gate, Patience, Persistence};
 
 /// Gives the password for a new connection; asked again when the server refused the last one.
 pub type PasswordProvider = Arc<
@@ -44,11 +46,14 @@ pub(crate) struct PipeSettings {
     pub(crate) install_timeout: Duration,
     /// How long reads and enqueues are repeated through trouble.
     pub(crate) retry_timeout: Duration,
+    /// How long a caller waits while the store is not as it must be.
+    pub(crate) trouble_timeout: Duration,
     /// Behind a transaction-mode pooler: no prepared statements, no session settings, no LISTEN.
     pub(crate) transaction_pooler: bool,
     pub(crate) password: Option<PasswordProvider>,
     /// The largest payload that is sent.
     pub(crate) payload_limit: PayloadLimit,
+    pub(crate) access: Access,
 }
 
 impl fmt::Debug for PipeSettings {
@@ -324,6 +329,7 @@ pub(crate) struct Pipe {
     settings: PipeSettings,
     quoted_schema: String,
     faults: Faults,
+    gate: Arc<Gate>,
 }
 
 impl fmt::Debug for Pipe {
@@ -336,10 +342,15 @@ impl fmt::Debug for Pipe {
 
 impl Pipe {
     pub(crate) fn new(connector: Connector, settings: PipeSettings, faults: Faults, background: Background) -> Self {
+        let patience = match settings.access {
+            Access::Work => settings.trouble_timeout,
+            Access::Read => Duration::ZERO,
+        };
         Self {
             pool: Pool::new(connector, settings.pool_size, background),
             background,
             quoted_schema: quote_identifier(&settings.schema),
+            gate: Gate::timed_by(background, patience),
             settings,
             faults,
         }
@@ -359,6 +370,11 @@ impl Pipe {
 
     pub(crate) fn faults(&self) -> &Faults {
         &self.faults
+    }
+
+    /// What is known of trouble.
+    pub(crate) fn gate(&self) -> &Arc<Gate> {
+        &self.gate
     }
 
     /// Connections in the pool now: (open, of those idle).
@@ -422,8 +438,11 @@ impl Pipe {
         let result = self.attempt(request, params).instrument(span).await;
         let outcome = match &result {
             Ok(_) => "ok",
-            Err(e) if e.is_retryable() => "retryable",
-            Err(_) => "permanent",
+            Err(e) => match e.class() {
+                Class::Retryable => "retryable",
+                Class::Trouble => "trouble",
+                Class::Permanent => "permanent",
+            },
         };
         metrics::counter!("steadfast_calls_total", "function" => function, "outcome" => outcome).increment(1);
         metrics::histogram!("steadfast_call_duration_seconds", "function" => function)
@@ -431,51 +450,50 @@ impl Pipe {
         result
     }
 
-    /// Calls `function` until it answers, fails for good, or `give_up` has passed. For functions that are told
+    /// Calls `function` until it answers, fails for good, or `patience` has ended. For functions that are told
     /// by a batch id, or by their nature, to do their work once.
     pub(crate) async fn call_until(
         &self,
         function: &'static str,
         params: &Params,
-        give_up: Instant,
-    ) -> Result<Vec<Row>, StoreError> {
-        self.call_until_telling(function, params, give_up, None).await
+        patience: Patience,
+    ) -> Result<Persisted, StoreError> {
+        self.persist_telling(params, self.persistence(function, patience), None)
+            .await
     }
 
-    /// [`Pipe::call_until`], each time followed by a hint in the same flight.
-    pub(crate) async fn call_until_telling(
+    /// [`Pipe::call_until`] for a call that may have been tried before, each time followed by a hint in the same flight.
+    pub(crate) async fn persist_telling(
         &self,
-        function: &'static str,
         params: &Params,
-        give_up: Instant,
+        mut retry: Persistence,
         behind: Option<&Behind>,
-    ) -> Result<Vec<Row>, StoreError> {
-        let mut retry = self.retry(give_up);
+    ) -> Result<Persisted, StoreError> {
+        let function = retry.operation();
         loop {
             match self.call_telling(function, params, behind).await {
-                Err(error) if error.is_retryable() => {
-                    if !retry.pause(function, &error).await {
+                Ok(rows) => {
+                    let met_trouble = retry.met_trouble();
+                    return Ok(Persisted { rows, met_trouble });
+                }
+                Err(error) => {
+                    if !repeat(&mut retry, function, &error).await {
                         return Err(error);
                     }
                 }
-                other => return other,
             }
         }
     }
 
-    /// Pauses between repetitions, until then.
-    pub(crate) fn retry(&self, give_up: Instant) -> Retry {
-        Retry {
-            background: self.background,
-            give_up,
-            attempts: 0,
-        }
+    /// Repeats a call by hand.
+    pub(crate) fn persistence(&self, function: &'static str, patience: Patience) -> Persistence {
+        Persistence::new(&self.gate, function, patience)
     }
 
-    /// [`Pipe::call_until`] with the time that reads and enqueues are repeated.
+    /// [`Pipe::call_until`] with the patience of reads and enqueues.
     pub(crate) async fn call_patiently(&self, function: &'static str, params: &Params) -> Result<Vec<Row>, StoreError> {
-        self.call_until(function, params, later(self.settings.retry_timeout))
-            .await
+        let patience = Patience::Patient(later(self.settings.retry_timeout).into());
+        Ok(self.call_until(function, params, patience).await?.rows)
     }
 
     async fn strike(&self, request: &Request<'_>, when: When) -> Option<Fault> {
@@ -566,28 +584,18 @@ impl Pipe {
     }
 }
 
-/// Pauses between repetitions: growing, bounded, with jitter so that many callers do not return as one.
-pub(crate) struct Retry {
-    background: Background,
-    give_up: Instant,
-    attempts: u32,
+/// What a repeated call has brought.
+pub(crate) struct Persisted {
+    pub(crate) rows: Vec<Row>,
+    /// It did not succeed at once.
+    pub(crate) met_trouble: bool,
 }
 
-impl Retry {
-    /// Waits before the next attempt; `false` when there is no time for one.
-    pub(crate) async fn pause(&mut self, function: &'static str, error: &StoreError) -> bool {
-        const LONGEST: Duration = Duration::from_millis(1000);
-        self.attempts += 1;
-        let step = Duration::from_millis(5 << self.attempts.min(8)).min(LONGEST);
-        let pause = step.mul_f64(0.5 + f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 512.0);
-        if Instant::now() + pause >= self.give_up {
-            return false;
-        }
-        metrics::counter!("steadfast_call_retries_total", "function" => function).increment(1);
-        tracing::debug!(target: "steadfast", function, attempts = self.attempts, %error, "repeating a call");
-        self.background.sleep(pause).await;
-        true
-    }
+/// Waits before a call is repeated; `false` when it is not to be.
+pub(crate) async fn repeat(retry: &mut Persistence, function: &'static str, error: &StoreError) -> bool {
+    let Some(setback) = error.setback() else { return false };
+    tracing::debug!(target: "steadfast", function, attempts = retry.attempts(), %error, "a call failed");
+    retry.pause(setback, || error.to_string()).await
 }
 
 /// A name as SQL text.

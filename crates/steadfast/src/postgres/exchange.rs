@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use tokio_postgres::Row;
 
 use super::connection::Pair;
-use super::error::StoreError;
+use super::error::{Class, StoreError};
 use super::fetch_lane::Mark;
 use super::lane::{Coded, Entry, Hand, answer_each, codes_of, committed, must_look, settle, settle_on, terms_for};
 use super::listen::Queue;
@@ -129,6 +129,10 @@ pub(crate) async fn exchange<B: Exchange>(store: Arc<Store>, entries: Vec<Entry<
             }
         }
         Err(error) => {
+            // The claim is not made alone before it is known whether this call is what failed.
+            let gate = store.pipe.gate();
+            let _hold = (error.class() == Class::Trouble).then(|| gate.hold(B::FUNCTION, error.to_string(), B::LEASED));
+            terms.earlier = error.setback();
             let tracker = store.tasks.clone();
             tracker.spawn(passenger.arrive(Err(error)));
             settle_on(store, entries, terms).await;

@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, oneshot};
 use tokio_postgres::Row;
 
-use super::error::StoreError;
+use super::error::{Class, StoreError};
 use super::exchange::Targets;
 use super::lane::Hand;
 use super::listen::{Hints, Queue};
 use super::params::Params;
 use super::store::{Store, later};
 use crate::background::{Background, Tasks};
+use crate::trouble::{Hold, Patience};
 use crate::wake::{Found, Look, Moment, WaiterId, Wake};
 
 mod along;
@@ -96,8 +97,8 @@ struct Seated<C: Claimer> {
 struct State<C: Claimer> {
     wake: Wake<C::Group>,
     seats: HashMap<WaiterId, Seated<C>>,
-    /// Why the last look failed, for those whose time runs out.
-    trouble: Option<StoreError>,
+    /// Why the last look failed, for those whose time runs out; and what others are told of it.
+    trouble: Option<(StoreError, Option<Hold>)>,
     /// Pause between looks while no hints arrive.
     poll_pause: Duration,
     hints_arrive: bool,
@@ -319,6 +320,8 @@ impl<C: Claimer> FetchLane<C> {
         let result = match (self.claimer.store(), seats.is_empty()) {
             (_, true) => Ok(Claimed::again()),
             (None, _) => Err(StoreError::Closed),
+            // What was claimed now could not be acknowledged.
+            (Some(store), _) if store.pipe.gate().is_closed() => Err(StoreError::lasting(&store.pipe.gate().lasting())),
             (Some(store), _) => {
                 let mut terms = ClaimTerms::new(true);
                 terms.whole = self.any_at_once(&ids);
@@ -358,8 +361,8 @@ impl<C: Claimer> FetchLane<C> {
             Err(error) if error.is_in_doubt() => {
                 terms.looks = false;
                 let params = C::params(store, group, seats, &terms, true);
-                let give_up = later(C::lease(group));
-                (store.pipe.call_until(C::FUNCTION, &params, give_up).await?, true)
+                let patience = Patience::Until(later(C::lease(group)).into());
+                (store.pipe.call_until(C::FUNCTION, &params, patience).await?.rows, true)
             }
             other => (other?, false),
         };
@@ -440,7 +443,7 @@ impl<C: Claimer> FetchLane<C> {
                 let _ = seated.answer.send(Ok(None));
             }
         }
-        state.trouble = None;
+        let trouble = state.trouble.take();
         if !state.hints_arrive {
             state.poll_pause = if found.items > 0 {
                 FASTEST_POLL
@@ -459,13 +462,22 @@ impl<C: Claimer> FetchLane<C> {
         }
         state.wake.looked(Instant::now(), look, found);
         drop(state);
+        drop(trouble);
         self.watch_held();
         left
     }
 
     fn report(&self, look: &Look<C::Group>, ids: &[WaiterId], error: StoreError) {
-        let passes = error.is_retryable();
-        tracing::warn!(target: "steadfast", queue = C::QUEUE.name(), %error, "a fetch failed");
+        let passes = error.may_pass();
+        let mut hold = None;
+        if error.class() != Class::Trouble {
+            tracing::warn!(target: "steadfast", queue = C::QUEUE.name(), %error, "a fetch failed");
+        } else if !matches!(error, StoreError::Lasting { .. })
+            && let Some(store) = self.claimer.store()
+        {
+            // Said once, by the gate.
+            hold = Some(store.pipe.gate().hold(C::FUNCTION, error.to_string(), false));
+        }
         let mut state = self.lock();
         for id in ids {
             if state.seats.get(id).is_some_and(|s| s.at_once || !passes)
@@ -476,7 +488,9 @@ impl<C: Claimer> FetchLane<C> {
             }
         }
         state.wake.failed(Instant::now(), look);
-        state.trouble = Some(error);
+        let before = state.trouble.replace((error, hold));
+        drop(state);
+        drop(before);
     }
 
     /// Those who sleep want to hear of work that other processes make.
@@ -503,7 +517,7 @@ impl<C: Claimer> Ticket<'_, C> {
             let mut state = self.lane.lock();
             state.seats.remove(&self.id);
             state.wake.remove(&self.group, self.id);
-            state.trouble.clone()
+            state.trouble.as_ref().map(|(error, _)| error.clone())
         };
         // It may have been answered in this very moment.
         match (self.answered.try_recv(), trouble) {

@@ -5,9 +5,11 @@
 use duroxide::providers::{ExecutionInfo, InstanceFilter, ProviderError};
 use uuid::Uuid;
 
+use super::errand::with_connection;
 use super::listen::ListenerState;
 use super::op;
 use super::provider::PostgresProvider;
+use super::rights::{self, Access, Missing};
 use crate::inspect::{Inspect, InstanceDetail, InstanceQuery, InstanceSummary, QueueReport};
 use crate::transfer::{Page, Part, Position, Row, State, Taken, Transfer};
 
@@ -27,6 +29,8 @@ pub struct Health {
     pub waiting_workers: usize,
     /// Bytes of the history cache.
     pub history_cache_bytes: usize,
+    /// What is not as it must be, and which object or grant is missing, while calls are held for it.
+    pub trouble: Option<String>,
 }
 
 impl PostgresProvider {
@@ -70,6 +74,24 @@ impl PostgresProvider {
             .map_err(|e| e.into_provider_error("queues"))
     }
 
+    /// Objects and grants that are missing, by the catalogue: for every role that may write to the store, and for this one
+    /// unless it was opened to read.
+    ///
+    /// # Errors
+    /// When the database cannot be asked.
+    pub async fn missing(&self) -> Result<Vec<String>, ProviderError> {
+        let store = self.store();
+        let settings = store.pipe.settings();
+        let (own, records) = (settings.access == Access::Work, store.feed.records());
+        let missing = with_connection(&store.connector, settings.call_timeout, async |client| {
+            rights::missing(client, &settings.schema, records, own, true).await
+        });
+        match missing.await {
+            Ok(missing) => Ok(missing.iter().map(Missing::describe).collect()),
+            Err(error) => Err(error.into_provider_error("missing")),
+        }
+    }
+
     /// How this provider fares; asks nobody.
     #[must_use]
     pub fn health(&self) -> Health {
@@ -82,6 +104,7 @@ impl PostgresProvider {
             waiting_dispatchers: store.turns.waiting(),
             waiting_workers: store.work.waiting(),
             history_cache_bytes: store.cache().bytes(),
+            trouble: store.pipe.gate().report(),
         }
     }
 }
@@ -114,6 +137,10 @@ impl Inspect for PostgresProvider {
         op::delete_instances::deletable(self.store(), &filter)
             .await
             .map_err(|e| e.into_provider_error("deletable"))
+    }
+
+    async fn missing(&self) -> Result<Vec<String>, ProviderError> {
+        Self::missing(self).await
     }
 
     async fn close(&self) {

@@ -7,9 +7,11 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
+use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use super::connection::{Persisted, repeat};
 use super::error::StoreError;
 use super::hint::Behind;
 use super::listen::Queue;
@@ -17,6 +19,7 @@ use super::params::Params;
 use super::store::Store;
 use crate::batch::{Lane, Limits};
 use crate::refusal::Refusal;
+use crate::trouble::{Patience, Persistence, Setback};
 use crate::wake::Moment;
 
 /// A kind of call that coalesces.
@@ -24,6 +27,8 @@ pub(crate) trait Batch: Send + Sync + Sized + 'static {
     type Call: Send + Sync + 'static;
     type Answer: Send + 'static;
     const LIMITS: Limits;
+    /// It ends or extends a lease: it is repeated until it is answered, and nothing is claimed while it fails.
+    const LEASED: bool = false;
 
     /// Payload bytes of a call, roughly.
     fn bytes(call: &Self::Call) -> usize;
@@ -68,7 +73,16 @@ impl<B: Batch> BatchLane<B> {
         // Whoever is ready to call in this runtime does so first, and goes along: on an idle one this takes no time.
         tokio::task::yield_now().await;
         self.pump();
-        answered.await.unwrap_or_else(|_| Err(self.unanswered()))
+        let gate = self.store.upgrade().map(|s| Arc::clone(s.pipe.gate()));
+        // What has no lease gives up by itself.
+        let Some(gate) = gate.filter(|_| B::LEASED) else {
+            return answered.await.unwrap_or_else(|_| Err(self.unanswered()));
+        };
+        tokio::select! {
+            biased;
+            answer = answered => answer.unwrap_or_else(|_| Err(self.unanswered())),
+            lasting = gate.overdue() => Err(StoreError::lasting(&lasting)),
+        }
     }
 
     fn pump(self: &Arc<Self>) {
@@ -139,8 +153,13 @@ pub(crate) trait Coded: Batch<Answer = ()> {
     /// Parameters for these calls. `terms` identifies the batch and says whether it may wait for locks.
     fn params(store: &Store, calls: &[&Self::Call], terms: &Terms) -> Params;
 
-    /// Until when repeating the call makes sense.
+    /// Until when repeating the call makes sense while it is in doubt.
     fn give_up(store: &Store, call: &Self::Call) -> Instant;
+
+    /// Trouble has lasted longer than the call's lease: the attempt that it was is given back. The token is spent by it.
+    fn give_attempt_back(_: Arc<Store>, _: &Self::Call) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// What follows from the calls that are done, after their commit, beside what is there to be claimed now.
     fn committed(store: &Arc<Store>, calls: &[&Self::Call]) -> Made;
@@ -181,6 +200,8 @@ pub(crate) struct Terms {
     pub(crate) wait: bool,
     /// Until when repeating the call makes sense.
     pub(crate) give_up: Instant,
+    /// How it failed when it was sent before, along with something else.
+    pub(crate) earlier: Option<Setback>,
     /// Say of which turns the instances have messages waiting.
     pub(crate) tell: bool,
     /// Activities that the call queues are claimed at once, for those who wait for them here.
@@ -209,6 +230,7 @@ impl Terms {
             sweep: store.time_to_sweep(),
             wait,
             give_up,
+            earlier: None,
             tell: true,
             hand: None,
         }
@@ -221,6 +243,9 @@ const MORE: i64 = 5;
 fn is_done(code: i64) -> bool {
     code == 0 || code == MORE
 }
+
+/// Code of an operation whose lease has ended.
+const LEASE_ENDED: i64 = 2;
 
 /// Code of an operation that needs a row which is held elsewhere.
 const BUSY: i64 = 4;
@@ -249,10 +274,15 @@ pub(crate) async fn settle_on<B: Coded>(store: Arc<Store>, entries: Vec<Entry<B>
         let terms = first.take().unwrap_or_else(|| terms_for::<B>(&store, &entries));
         metrics::histogram!("steadfast_batch_calls", "function" => B::FUNCTION).record(entries.len() as f64);
         match send_once::<B>(&store, &entries, &terms).await {
-            Ok(codes) => answer_each(&store, entries, &codes),
+            Ok((codes, met_trouble)) => {
+                if met_trouble {
+                    give_attempts_back::<B>(&store, &entries, &codes).await;
+                }
+                answer_each(&store, entries, &codes);
+            }
             // The statement itself was refused: somewhere in here is an operation that the checks do not know.
             // Only what the server says it rolled back may be sent again under new ids.
-            Err(error @ StoreError::Database { .. }) if !error.is_retryable() && entries.len() > 1 => {
+            Err(error @ StoreError::Database { .. }) if !error.may_pass() && entries.len() > 1 => {
                 tracing::warn!(target: "steadfast", function = B::FUNCTION, calls = entries.len(), %error,
                     "a batch was refused; sending it in halves");
                 let mut first = entries;
@@ -274,22 +304,46 @@ pub(crate) fn terms_for<B: Coded>(store: &Store, entries: &[Entry<B>]) -> Terms 
     Terms::new(store, give_up.unwrap_or_else(Instant::now), false)
 }
 
-async fn send_once<B: Coded>(store: &Arc<Store>, entries: &[Entry<B>], terms: &Terms) -> Result<Vec<i64>, StoreError> {
+/// The codes, and whether it took more than one attempt.
+async fn send_once<B: Coded>(
+    store: &Arc<Store>,
+    entries: &[Entry<B>],
+    terms: &Terms,
+) -> Result<(Vec<i64>, bool), StoreError> {
     let calls: Vec<&B::Call> = entries.iter().map(|e| &e.call).collect();
     let params = B::params(store, &calls, terms);
     let moment = store.turns.moment();
     let behind = B::ARRIVES_IN.and_then(|queue| store.hint_behind(queue));
-    let call = store
-        .pipe
-        .call_until_telling(B::FUNCTION, &params, terms.give_up, behind.as_ref());
-    let rows = call.await?;
+    let retry = Persistence::after(
+        store.pipe.gate(),
+        B::FUNCTION,
+        patience::<B>(terms.give_up),
+        terms.earlier,
+    );
+    let Persisted { rows, met_trouble } = store.pipe.persist_telling(&params, retry, behind.as_ref()).await?;
     let codes = codes_of(&rows, entries.len())?;
     if let Some(mut made) = committed::<B>(store, entries, &codes) {
         made.released &= must_look(store, &moment, &codes);
         made.told = behind.as_ref().is_some_and(Behind::was_sent);
         made.announce(store);
     }
-    Ok(codes)
+    Ok((codes, met_trouble))
+}
+
+fn patience<B: Coded>(give_up: Instant) -> Patience {
+    if B::LEASED {
+        Patience::Leased(give_up.into())
+    } else {
+        Patience::Patient(give_up.into())
+    }
+}
+
+/// Of calls that met trouble: those whose leases ended meanwhile have spent no attempt. Their callers are answered
+/// afterwards, so that nothing which they do then comes before it.
+async fn give_attempts_back<B: Coded>(store: &Arc<Store>, entries: &[Entry<B>], codes: &[i64]) {
+    let late = entries.iter().zip(codes).filter(|(_, code)| **code == LEASE_ENDED);
+    let back = late.map(|(entry, _)| B::give_attempt_back(Arc::clone(store), &entry.call));
+    futures_util::future::join_all(back).await;
 }
 
 /// Whether somebody must look for turns because instances were released: messages wait for one of them, or came
@@ -342,7 +396,7 @@ pub(crate) fn answer_each<B: Coded>(store: &Arc<Store>, entries: Vec<Entry<B>>, 
 async fn wait_apart<B: Coded>(store: Arc<Store>, entry: Entry<B>) {
     let give_up = B::give_up(&store, &entry.call);
     let params = B::params(&store, &[&entry.call], &Terms::new(&store, give_up, true));
-    let mut retry = store.pipe.retry(give_up);
+    let mut retry = store.pipe.persistence(B::FUNCTION, patience::<B>(give_up));
     let result = loop {
         let attempt = {
             let Ok(_permit) = store.side_lane.acquire().await else {
@@ -351,17 +405,20 @@ async fn wait_apart<B: Coded>(store: Arc<Store>, entry: Entry<B>) {
             store.pipe.call(B::FUNCTION, &params).await
         };
         match attempt {
-            Err(error) if error.is_retryable() => {
-                if !retry.pause(B::FUNCTION, &error).await {
+            Err(error) => {
+                if !repeat(&mut retry, B::FUNCTION, &error).await {
                     break Err(error);
                 }
             }
-            Err(error) => break Err(error),
             Ok(rows) => break codes_of(&rows, 1),
         }
     };
-    if matches!(result.as_deref(), Ok([code]) if is_done(*code)) {
-        B::committed(&store, &[&entry.call]).announce(&store);
+    let met_trouble = retry.met_trouble();
+    drop(retry);
+    match result.as_deref() {
+        Ok([code]) if is_done(*code) => B::committed(&store, &[&entry.call]).announce(&store),
+        Ok([LEASE_ENDED]) if met_trouble => B::give_attempt_back(Arc::clone(&store), &entry.call).await,
+        _ => {}
     }
     entry.answer(result.and_then(|codes| verdict(codes.first().copied().unwrap_or(BUSY))));
 }

@@ -31,7 +31,8 @@ use crate::group::{TurnGroup, WorkGroup};
 use crate::item::{Activity, Message, signed};
 use crate::refusal::Refusal;
 use crate::refused::{self, Failure};
-use crate::token::InvalidToken;
+use crate::token::{InvalidToken, TurnToken, WorkToken};
+use crate::trouble::{Patience, Persistence, Setback};
 use crate::turn::EncodedTurn;
 
 /// A duroxide provider on PostgreSQL. Clones share everything.
@@ -140,14 +141,16 @@ impl PostgresProvider {
         let name = self.schema().to_owned();
         let limit = self.store().pipe.settings().install_timeout;
         let pipe = &self.store().pipe;
-        let mut retry = pipe.retry(later(limit));
+        let mut call = Persistence::new(pipe.gate(), "cleanup_schema", Patience::Until(later(limit).into()));
         loop {
             let removing = with_connection(&self.store().connector, limit, async |client| {
                 schema::remove(client, &name, limit).await
             });
             match removing.await {
                 // Calls that are still under way take the tables in an order of their own; one of us has to give way.
-                Err(error) if error.sqlstate() == Some("40P01") && retry.pause("cleanup_schema", &error).await => {}
+                Err(error)
+                    if error.sqlstate() == Some("40P01")
+                        && call.pause(Setback::Passing, || error.to_string()).await => {}
                 other => return other.map_err(|error: StoreError| error.into_provider_error("cleanup_schema")),
             }
         }
@@ -228,7 +231,7 @@ impl Provider for PostgresProvider {
             self.store().payload_limit(),
         );
         let acked = match turn {
-            Ok(turn) => self.store().ack_turns.submit(turn).await,
+            Ok(turn) => op::ack_orchestration_item::ack(self.store(), turn).await,
             Err(error) => Err(error.into()),
         };
         match &acked {
@@ -247,13 +250,13 @@ impl Provider for PostgresProvider {
     ) -> Result<(), ProviderError> {
         vouched::forget();
         const OP: &str = "abandon_orchestration_item";
-        let token = lock_token.parse().map_err(refuse::<InvalidToken>(OP))?;
+        let token: TurnToken = lock_token.parse().map_err(refuse::<InvalidToken>(OP))?;
         self.store()
             .abandon_turns
             .submit(AbandonedTurn {
                 token,
                 delay,
-                ignore_attempt,
+                ignore_attempt: ignore_attempt || self.store().is_spent(token.claim),
             })
             .await
             .map_err(refuse(OP))
@@ -343,7 +346,7 @@ impl Provider for PostgresProvider {
         const OP: &str = "ack_work_item";
         let token = token.parse().map_err(refuse::<InvalidToken>(OP))?;
         let work = AckedWork::encode(token, completion.as_ref(), self.store().payload_limit()).map_err(refuse(OP))?;
-        self.store().ack_work.submit(work).await.map_err(refuse(OP))
+        op::ack_work_item::ack(self.store(), work).await.map_err(refuse(OP))
     }
 
     async fn renew_work_item_lock(&self, token: &str, extend_for: Duration) -> Result<(), ProviderError> {
@@ -364,13 +367,13 @@ impl Provider for PostgresProvider {
     ) -> Result<(), ProviderError> {
         vouched::forget();
         const OP: &str = "abandon_work_item";
-        let token = token.parse().map_err(refuse::<InvalidToken>(OP))?;
+        let token: WorkToken = token.parse().map_err(refuse::<InvalidToken>(OP))?;
         self.store()
             .abandon_work
             .submit(AbandonedWork {
                 token,
                 delay,
-                ignore_attempt,
+                ignore_attempt: ignore_attempt || self.store().is_spent(token.claim),
             })
             .await
             .map_err(refuse(OP))

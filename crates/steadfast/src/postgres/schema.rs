@@ -23,6 +23,7 @@ mod repair;
 mod turn;
 use catalogue::Seen;
 use files::{FUNCTIONS, MIGRATIONS, VIEWS};
+pub(super) use files::{functions, sequences, tables};
 pub(crate) use install::repair;
 
 /// Version of the set of functions and views. A release that changes any of them raises it.

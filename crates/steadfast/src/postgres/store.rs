@@ -3,15 +3,18 @@
 //! Invariant: work made here is announced after its commit: to this process at once, to others by a hint when there is
 //! more than this process waits for.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use lru::LruCache;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::builder::LongPoll;
 use super::connection::{Connector, Pipe};
+use super::errand::with_connection;
 use super::error::StoreError;
 use super::exchange::{Passenger, Targets};
 use super::feed::FeedSide;
@@ -20,8 +23,8 @@ use super::floor::Floors;
 use super::hint::{Behind, Channel, Hint};
 use super::lane::BatchLane;
 use super::listen::{Ear, Hints, Listener, ListenerState, Queue, Topic};
-use super::op::abandon_orchestration_item::AbandonTurns;
-use super::op::abandon_work_item::AbandonWork;
+use super::op::abandon_orchestration_item::{AbandonTurns, AbandonedTurn};
+use super::op::abandon_work_item::{AbandonWork, AbandonedWork};
 use super::op::ack_orchestration_item::AckTurns;
 use super::op::ack_work_item::AckWork;
 use super::op::enqueue_for_orchestrator::EnqueueMessages;
@@ -32,6 +35,7 @@ use super::op::get_custom_status::CustomStatuses;
 use super::op::read::Reads;
 use super::op::renew_orchestration_item_lock::RenewTurns;
 use super::op::renew_work_item_lock::RenewWork;
+use super::rights::{self, Missing};
 use crate::background::Tasks;
 use crate::feed::Bell;
 use crate::group::{TurnGroup, WorkGroup};
@@ -39,6 +43,13 @@ use crate::history_cache::HistoryCache;
 use crate::limit::PayloadLimit;
 use crate::refused::RefusedTurns;
 use crate::sessions::Sessions;
+use crate::token::{TurnToken, WorkToken};
+
+/// Claims that are remembered as spent; more than any process has in hand.
+const SPENT: NonZeroUsize = match NonZeroUsize::new(4096) {
+    Some(n) => n,
+    None => NonZeroUsize::MIN,
+};
 
 /// Everything behind a provider.
 pub(crate) struct Store {
@@ -65,6 +76,8 @@ pub(crate) struct Store {
     pub(crate) work_floors: Floors<WorkGroup, Vec<u8>>,
     pub(crate) feed: FeedSide,
     cache: Mutex<HistoryCache>,
+    /// Claims whose acks came to nothing by trouble.
+    spent: Mutex<LruCache<i64, ()>>,
     hints: Option<Hints>,
     channel: Channel,
     /// The listener, which ends last: it sends what the others have to say.
@@ -84,6 +97,7 @@ impl Store {
         cache_bytes: usize,
         feed: FeedSide,
     ) -> Arc<Self> {
+        diagnose_trouble(&pipe, &connector, feed.records());
         let background = pipe.background();
         let tasks = Tasks::new(background);
         let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
@@ -133,6 +147,7 @@ impl Store {
                 turn_floors: Floors::new(),
                 work_floors: Floors::new(),
                 cache: Mutex::new(HistoryCache::new(cache_bytes)),
+                spent: Mutex::new(LruCache::new(SPENT)),
                 batches: AtomicU32::new(0),
                 pipe,
                 connector,
@@ -257,8 +272,50 @@ impl Store {
         later(lease.max(Duration::from_secs(1)))
     }
 
+    /// The ack of this claim has come to nothing by trouble. Its token is not taken again: the framework would record a
+    /// failure under it once the store is well. It is given back with its attempt, or ends with its lease.
+    pub(crate) fn spend(&self, claim: i64) {
+        self.spent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(claim, ());
+    }
+
+    /// Whether an ack of this claim has come to nothing.
+    pub(crate) fn is_spent(&self, claim: i64) -> bool {
+        self.spent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(&claim)
+    }
+
+    /// Gives a turn back whose lease ended by trouble, with the attempt that it was.
+    pub(crate) async fn return_turn(&self, token: TurnToken) {
+        let turn = AbandonedTurn {
+            token,
+            delay: None,
+            ignore_attempt: true,
+        };
+        if let Err(error) = self.abandon_turns.submit(turn).await {
+            tracing::debug!(target: "steadfast", %error, "a turn that trouble has cost was not given back");
+        }
+    }
+
+    /// Gives an activity back likewise.
+    pub(crate) async fn return_work(&self, token: WorkToken) {
+        let work = AbandonedWork {
+            token,
+            delay: None,
+            ignore_attempt: true,
+        };
+        if let Err(error) = self.abandon_work.submit(work).await {
+            tracing::debug!(target: "steadfast", %error, "an activity that trouble has cost was not given back");
+        }
+    }
+
     /// Ends waiting and starts no more work; what is under way ends by itself.
     pub(crate) fn begin_close(&self) {
+        self.pipe.gate().end();
         self.turns.close();
         self.work.close();
         self.closing.cancel();
@@ -293,6 +350,26 @@ impl Store {
         self.stop.cancel();
         self.pipe.close();
     }
+}
+
+/// When trouble begins, the catalogue is asked what is missing, on a connection of its own.
+fn diagnose_trouble(pipe: &Pipe, connector: &Connector, records: bool) {
+    let (connector, schema) = (connector.clone(), pipe.settings().schema.clone());
+    let (background, timeout) = (pipe.background(), pipe.settings().call_timeout);
+    pipe.gate().set_diagnosis(move |gate| {
+        let (gate, connector, schema) = (Arc::clone(gate), connector.clone(), schema.clone());
+        background.spawn(async move {
+            let asked = with_connection(&connector, timeout, async |client| {
+                rights::missing(client, &schema, records, true, false).await
+            });
+            // Connecting counts as well.
+            let missing = match tokio::time::timeout(timeout, asked).await {
+                Ok(Ok(missing)) => missing.iter().map(Missing::describe).collect(),
+                Ok(Err(_)) | Err(_) => Vec::new(),
+            };
+            gate.found(missing);
+        });
+    });
 }
 
 /// Passes what the listener hears to the lanes.

@@ -27,6 +27,14 @@ impl AbandonedWork {
             ignore_attempt: true,
         }
     }
+
+    /// Gives it back, unless somebody else has it by now.
+    pub(crate) fn take_back(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        match self.apply(tx) {
+            Err(error) if !error.is_answer() => Err(error),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl Operation for AbandonedWork {

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use super::abandon_orchestration_item::AbandonedTurn;
 use super::{Operation, feed_append, hold_messages, schedule};
 use crate::embedded::claim::isolation;
 use crate::embedded::error::StoreError;
@@ -42,6 +43,10 @@ impl Operation for AckTurn {
 
     fn lease(&self) -> Option<Duration> {
         Some(self.0.token.lease.max(Duration::from_secs(1)))
+    }
+
+    fn give_attempt_back(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        AbandonedTurn::untouched(self.0.token).take_back(tx)
     }
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
@@ -88,7 +93,15 @@ impl Operation for AckTurn {
 
 /// Commits a turn; this process then knows the history as it stands.
 pub(crate) async fn ack(store: &Store, turn: AckTurn) -> Result<(), StoreError> {
+    let token = turn.0.token;
+    if store.is_spent(token.claim) {
+        return Err(Refusal::LeaseEnded.into());
+    }
     let (turn, outcome) = store.settle(turn).await;
+    if outcome.as_ref().is_err_and(StoreError::may_pass) {
+        store.spend(token.claim);
+        store.give_back_turn(AbandonedTurn::untouched(token));
+    }
     if let (Some(AckTurn(turn)), Ok(())) = (turn, &outcome) {
         let bytes = turn.event_rows.iter().map(|e| e.2.len()).sum();
         store

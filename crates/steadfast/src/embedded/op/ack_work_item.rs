@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use duroxide::providers::WorkItem;
 
+use super::abandon_work_item::AbandonedWork;
 use super::{Operation, schedule};
 use crate::embedded::claim::isolation;
 use crate::embedded::error::StoreError;
+use crate::embedded::store::Store;
 use crate::embedded::transaction::Tx;
 use crate::item::{ItemError, Message, MessageKind};
 use crate::limit::PayloadLimit;
@@ -51,6 +53,10 @@ impl Operation for AckedWork {
         Some(self.token.lease.max(Duration::from_secs(1)))
     }
 
+    fn give_attempt_back(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        AbandonedWork::untouched(self.token).take_back(tx)
+    }
+
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
         let done = tx.one(
             "DELETE FROM sf_work WHERE instance_key = ?1 AND work_id = ?2 AND claim = ?3 AND available_at > ?4
@@ -70,6 +76,20 @@ impl Operation for AckedWork {
             None => Ok(()),
         }
     }
+}
+
+/// Acknowledges an activity. An ack that trouble has brought to nothing spends its token.
+pub(crate) async fn ack(store: &Store, work: AckedWork) -> Result<(), StoreError> {
+    let token = work.token;
+    if store.is_spent(token.claim) {
+        return Err(Refusal::LeaseEnded.into());
+    }
+    let outcome = store.submit(work).await;
+    if outcome.as_ref().is_err_and(StoreError::may_pass) {
+        store.spend(token.claim);
+        store.give_back_work(AbandonedWork::untouched(token));
+    }
+    outcome
 }
 
 /// Refuses a claim that is not current, or whose lease has ended; otherwise answers the activity's session.

@@ -62,4 +62,9 @@ pub(crate) trait Operation: Send + 'static {
 
     /// Does it, or refuses before anything is written.
     fn apply(&self, tx: &mut Tx<'_>) -> Result<Self::Answer, StoreError>;
+
+    /// Trouble has lasted longer than its lease: the attempt that it was is given back.
+    fn give_attempt_back(&self, _: &mut Tx<'_>) -> Result<(), StoreError> {
+        Ok(())
+    }
 }

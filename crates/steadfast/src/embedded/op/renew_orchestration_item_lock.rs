@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::abandon_orchestration_item::AbandonedTurn;
 use super::{Operation, ack_orchestration_item};
 use crate::embedded::error::StoreError;
 use crate::embedded::transaction::Tx;
@@ -22,6 +23,10 @@ impl Operation for RenewedTurn {
 
     fn lease(&self) -> Option<Duration> {
         Some(self.token.lease.max(Duration::from_secs(1)))
+    }
+
+    fn give_attempt_back(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        AbandonedTurn::untouched(self.token).take_back(tx)
     }
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {

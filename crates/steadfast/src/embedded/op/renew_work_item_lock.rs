@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::abandon_work_item::AbandonedWork;
 use super::{Operation, ack_work_item, schedule};
 use crate::embedded::error::StoreError;
 use crate::embedded::transaction::Tx;
@@ -22,6 +23,10 @@ impl Operation for RenewedWork {
 
     fn lease(&self) -> Option<Duration> {
         Some(self.token.lease.max(Duration::from_secs(1)))
+    }
+
+    fn give_attempt_back(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
+        AbandonedWork::untouched(self.token).take_back(tx)
     }
 
     fn apply(&self, tx: &mut Tx<'_>) -> Result<(), StoreError> {

@@ -24,7 +24,7 @@ impl<C: Claimer> FetchLane<C> {
         if targets.is_none() && !may_look {
             return None;
         }
-        let store = self.claimer.store()?;
+        let store = self.claimer.store().filter(|s| !s.pipe.gate().is_closed())?;
         let look = {
             let mut state = self.lock();
             if state.closed {
@@ -39,7 +39,7 @@ impl<C: Claimer> FetchLane<C> {
     /// A look that goes along with acks of these items, for the callers who come back for more when they are
     /// acknowledged; `None` when nobody is known to come back, or the queue is known to hold nothing.
     pub(crate) fn along_returning(self: &Arc<Self>, marks: &[Mark]) -> Option<Box<dyn Passenger>> {
-        let store = self.claimer.store()?;
+        let store = self.claimer.store().filter(|s| !s.pipe.gate().is_closed())?;
         let (look, returning) = {
             let mut state = self.lock();
             if state.closed {

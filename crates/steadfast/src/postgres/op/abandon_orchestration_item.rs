@@ -31,6 +31,7 @@ impl Batch for AbandonTurns {
         max_in_flight: 1,
         beside_calls: usize::MAX,
     };
+    const LEASED: bool = true;
 
     fn bytes(_: &AbandonedTurn) -> usize {
         0

@@ -6,6 +6,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
 use crate::batch::Limits;
@@ -18,6 +19,7 @@ use crate::postgres::lane::{Batch, Coded, Entry, Hand, Made, Terms};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column};
+use crate::refusal::Refusal;
 use crate::refused::{self, Failure};
 use crate::turn::EncodedTurn;
 
@@ -33,6 +35,7 @@ impl Batch for AckTurns {
         max_in_flight: 2,
         beside_calls: 2,
     };
+    const LEASED: bool = true;
 
     fn bytes(call: &EncodedTurn) -> usize {
         call.bytes
@@ -67,6 +70,11 @@ impl Coded for AckTurns {
 
     fn give_up(store: &Store, call: &EncodedTurn) -> Instant {
         store.give_up_with_lease(call.token.lease)
+    }
+
+    fn give_attempt_back(store: Arc<Store>, call: &EncodedTurn) -> BoxFuture<'static, ()> {
+        let token = call.token;
+        Box::pin(async move { store.return_turn(token).await })
     }
 
     fn committed(store: &Arc<Store>, calls: &[&EncodedTurn]) -> Made {
@@ -144,6 +152,21 @@ pub(crate) async fn complete(store: &Arc<Store>, token: &str, failure: Failure<'
         }
     }
     Ok(())
+}
+
+/// Acknowledges a turn. An ack that trouble has brought to nothing spends its token.
+pub(crate) async fn ack(store: &Arc<Store>, turn: EncodedTurn) -> Result<(), StoreError> {
+    let token = turn.token;
+    if store.is_spent(token.claim) {
+        return Err(Refusal::LeaseEnded.into());
+    }
+    let answer = store.ack_turns.submit(turn).await;
+    if answer.as_ref().is_err_and(StoreError::may_pass) {
+        store.spend(token.claim);
+        let back = Arc::clone(store);
+        store.tasks.spawn(async move { back.return_turn(token).await });
+    }
+    answer
 }
 
 /// How long until an epoch time by this machine's clock. Only a hint: the database's clock decides, and tells the

@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use duroxide::providers::WorkItem;
+use futures_util::future::BoxFuture;
 
 use crate::batch::Limits;
 use crate::item::{ItemError, Message, MessageKind};
 use crate::limit::PayloadLimit;
+use crate::postgres::error::StoreError;
 use crate::postgres::exchange::{Exchange, Targets, exchange};
 use crate::postgres::fetch_lane::Mark;
 use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms};
 use crate::postgres::listen::Queue;
 use crate::postgres::params::Params;
 use crate::postgres::store::Store;
+use crate::refusal::Refusal;
 use crate::token::WorkToken;
 
 /// Acks of activities.
@@ -46,6 +49,21 @@ impl AckedWork {
     }
 }
 
+/// Acknowledges an activity. An ack that trouble has brought to nothing spends its token.
+pub(crate) async fn ack(store: &Arc<Store>, work: AckedWork) -> Result<(), StoreError> {
+    let token = work.token;
+    if store.is_spent(token.claim) {
+        return Err(Refusal::LeaseEnded.into());
+    }
+    let answer = store.ack_work.submit(work).await;
+    if answer.as_ref().is_err_and(StoreError::may_pass) {
+        store.spend(token.claim);
+        let back = Arc::clone(store);
+        store.tasks.spawn(async move { back.return_work(token).await });
+    }
+    answer
+}
+
 impl Batch for AckWork {
     type Call = AckedWork;
     type Answer = ();
@@ -55,6 +73,7 @@ impl Batch for AckWork {
         max_in_flight: 2,
         beside_calls: 2,
     };
+    const LEASED: bool = true;
 
     fn bytes(call: &AckedWork) -> usize {
         call.completion.as_ref().map_or(0, |m| m.payload.len())
@@ -90,6 +109,11 @@ impl Coded for AckWork {
 
     fn give_up(store: &Store, call: &AckedWork) -> Instant {
         store.give_up_with_lease(call.token.lease)
+    }
+
+    fn give_attempt_back(store: Arc<Store>, call: &AckedWork) -> BoxFuture<'static, ()> {
+        let token = call.token;
+        Box::pin(async move { store.return_work(token).await })
     }
 
     fn committed(_: &Arc<Store>, calls: &[&AckedWork]) -> Made {

@@ -253,7 +253,7 @@ async fn decode_turn(
         _ if !large.is_empty() => Err(format!("a message cannot be handed out: {}", limit.too_large())),
         Ok(events) => Ok(events),
         // Trouble that passes is no fault of the history's.
-        Err(error) if error.is_retryable() => return Err(error),
+        Err(error) if error.may_pass() => return Err(error),
         Err(error) => Err(error.to_string()),
     };
     if let Ok(events) = &history {

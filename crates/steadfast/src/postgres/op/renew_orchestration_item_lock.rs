@@ -5,6 +5,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::BoxFuture;
+
 use crate::batch::Limits;
 use crate::group::millis;
 use crate::postgres::lane::{Batch, Coded, Entry, Made, Terms, settle};
@@ -30,6 +32,7 @@ impl Batch for RenewTurns {
         max_in_flight: 2,
         beside_calls: usize::MAX,
     };
+    const LEASED: bool = true;
 
     fn bytes(_: &RenewedTurn) -> usize {
         0
@@ -53,6 +56,11 @@ impl Coded for RenewTurns {
 
     fn give_up(store: &Store, call: &RenewedTurn) -> Instant {
         store.give_up_with_lease(call.token.lease)
+    }
+
+    fn give_attempt_back(store: Arc<Store>, call: &RenewedTurn) -> BoxFuture<'static, ()> {
+        let token = call.token;
+        Box::pin(async move { store.return_turn(token).await })
     }
 
     fn committed(_: &Arc<Store>, _: &[&RenewedTurn]) -> Made {

@@ -10,6 +10,7 @@ use crate::item::index_key;
 use crate::postgres::error::StoreError;
 use crate::postgres::params::Params;
 use crate::postgres::store::{Store, column};
+use crate::trouble::Patience;
 
 /// Renews the active sessions of `owners`; returns how many.
 pub(crate) async fn renew(
@@ -26,10 +27,12 @@ pub(crate) async fn renew(
         .byteas(holders.iter().map(|o| index_key(o.as_bytes())).collect())
         .big(millis(extend_for))
         .big(millis(idle_timeout));
+    let patience = Patience::Until(store.give_up_with_lease(extend_for).into());
     let rows = store
         .pipe
-        .call_until("sf_renew_session_lock", &params, store.give_up_with_lease(extend_for))
-        .await?;
+        .call_until("sf_renew_session_lock", &params, patience)
+        .await?
+        .rows;
     let renewed: i64 = rows.first().map_or(Ok(0), |row| column(row, "sf_renew_session_lock"))?;
     if renewed > 0 {
         for owner in holders {

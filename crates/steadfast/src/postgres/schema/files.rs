@@ -115,16 +115,30 @@ pub(super) const VIEWS: &[(&str, &str)] = files!("views":
     "work",
 );
 
-/// Names of our tables and views.
-pub(super) fn relations() -> Vec<String> {
-    let created = |text: &'static str, what: &'static str| {
-        text.lines()
-            .filter_map(move |l| l.strip_prefix(what))
-            .filter_map(|l| l.split([' ', '(']).next())
-    };
+/// Names that follow `what` at the beginning of a line.
+fn created(text: &'static str, what: &'static str) -> impl Iterator<Item = &'static str> {
+    text.lines()
+        .filter_map(move |l| l.strip_prefix(what))
+        .filter_map(|l| l.split([' ', '(', ';']).next())
+}
+
+/// Names of the tables that migrations make, without the ledger.
+pub(in crate::postgres) fn tables() -> impl Iterator<Item = &'static str> {
     MIGRATIONS
         .iter()
         .flat_map(|(_, _, text)| created(text, "CREATE TABLE "))
+}
+
+/// Names of the sequences that migrations make by name.
+pub(in crate::postgres) fn sequences() -> impl Iterator<Item = &'static str> {
+    MIGRATIONS
+        .iter()
+        .flat_map(|(_, _, text)| created(text, "CREATE SEQUENCE "))
+}
+
+/// Names of our tables and views.
+pub(super) fn relations() -> Vec<String> {
+    tables()
         .chain(
             VIEWS
                 .iter()
@@ -136,7 +150,7 @@ pub(super) fn relations() -> Vec<String> {
 }
 
 /// Names of our functions.
-pub(super) fn functions() -> Vec<String> {
+pub(in crate::postgres) fn functions() -> Vec<String> {
     FUNCTIONS.iter().map(|(stem, _)| format!("sf_{stem}")).collect()
 }
 

@@ -28,7 +28,7 @@ async fn holds(provider: &EmbeddedProvider, instances: &[&str]) {
 /// While the trouble lasts, calls fail as retryable; once it is over, everything goes on.
 async fn passes(trouble: Trouble) {
     let (_folder, recorder, provider) = watched(Durability::Full, |builder| {
-        builder.retry_timeout(Duration::from_millis(300))
+        builder.trouble_timeout(Duration::from_millis(300))
     })
     .await;
     enqueue(&provider, "before").await.expect("enqueue");

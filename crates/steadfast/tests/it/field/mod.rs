@@ -4,7 +4,9 @@
 //! no function and no lane: they pass unchanged on another heart.
 
 mod cage;
+mod errors;
 mod kind_01_dropped_runtime;
+mod kind_02_administrators_mistake;
 mod kind_03_neighbours_of_a_crash;
 mod kind_04_queue_events;
 mod kind_05_refused_first_turn;

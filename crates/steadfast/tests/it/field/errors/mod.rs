@@ -1,0 +1,177 @@
+//! Suite: every error, in production's configuration. Nothing that was acknowledged ends Failed, and afterwards all
+//! completes.
+//!
+//! The roles and grants are those of docs/operations.md, attempts and leases are duroxide's defaults. The short form breaks
+//! every object of the catalogue for 0.1 s. The long form (`STEADFAST_FIELD_FORM=long`) is the product of objects,
+//! SQLSTATEs and 0.1, 3 and 60 s, the last longer than both leases; `STEADFAST_FIELD_SECONDS` and `STEADFAST_FIELD_PLACES`
+//! choose lengths and how many stores are under load at once, and `STEADFAST_FIELD_REPORT` where the report goes.
+
+#![allow(clippy::print_stdout, reason = "it says how many cells ran")]
+
+use std::fmt::Write;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use duroxide::runtime::RuntimeOptions;
+use tokio_postgres::Client;
+
+mod cells;
+pub(crate) mod documented;
+pub(crate) mod load;
+
+use cells::{Cell, SQLSTATES};
+use documented::Documented;
+use load::{Load, Verdict};
+
+/// Between two cells of the short form.
+const CALM: Duration = Duration::from_millis(150);
+
+/// Which form of a suite runs.
+pub(crate) fn is_long() -> bool {
+    std::env::var("STEADFAST_FIELD_FORM").is_ok_and(|form| form == "long")
+}
+
+/// How the suite runs.
+struct Form {
+    lasting: Vec<Duration>,
+    places: usize,
+    /// The whole product, and everything has ended between two cells.
+    long: bool,
+}
+
+impl Form {
+    fn chosen() -> Self {
+        let long = is_long();
+        let seconds = std::env::var("STEADFAST_FIELD_SECONDS")
+            .unwrap_or_else(|_| if long { "0.1,3,60".to_owned() } else { "0.1".to_owned() });
+        let parse = |text: &str| Duration::from_secs_f64(text.trim().parse().expect("a number of seconds"));
+        let places = std::env::var("STEADFAST_FIELD_PLACES").ok();
+        Self {
+            lasting: seconds.split(',').map(parse).collect(),
+            places: places.map_or(if long { 12 } else { 3 }, |n| n.parse().expect("a number of places")),
+            long,
+        }
+    }
+}
+
+/// All cells of this form for one place, in the same order in every place.
+async fn all_cells(place: &Documented, client: &Client, form: &Form) -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for (n, function) in cells::functions(client).await.into_iter().enumerate() {
+        cells.push(function.renamed());
+        if form.long {
+            cells.push(function.forbidden());
+            cells.extend(SQLSTATES.iter().map(|code| function.raises(code)));
+        } else {
+            // Over all functions every code has its turn.
+            cells.push(function.raises(SQLSTATES[n % SQLSTATES.len()]));
+        }
+    }
+    cells.extend(cells::tables(client, &place.role("steadfast_worker")).await);
+    cells.extend(cells::others(client, place).await);
+    cells
+}
+
+/// What a place has done.
+#[derive(Default)]
+struct Done {
+    lines: Vec<String>,
+    cells: usize,
+    acknowledged: usize,
+    failed: Vec<String>,
+}
+
+/// One store under load, on which every so manieth cell happens, one after the other.
+async fn one_place(number: usize, form: Arc<Form>, done: Arc<Mutex<Done>>) {
+    let place = Documented::create().await;
+    let client = place.superuser().await;
+    let worker = place
+        .builder("steadfast_worker")
+        .connect()
+        .await
+        .expect("open as the worker");
+    let mut load = Load::begin(
+        Arc::new(worker.clone()),
+        RuntimeOptions::default(),
+        Duration::from_millis(20),
+    )
+    .await;
+    load.reached(10).await;
+    let cells = all_cells(&place, &client, &form).await;
+    for cell in cells.iter().skip(number).step_by(form.places) {
+        for lasting in &form.lasting {
+            let begun = Instant::now();
+            run(&place, &client, cell, *lasting).await;
+            if form.long {
+                load.judge().await;
+            } else {
+                tokio::time::sleep(CALM).await;
+            }
+            let mut done = done.lock().unwrap();
+            done.cells += 1;
+            let line = format!("| {} | {} | {lasting:?} | {:?} |", cell.row, cell.what, begun.elapsed());
+            done.lines.push(line);
+        }
+    }
+    let Verdict { acknowledged, failed } = load.settle().await;
+    worker.close().await;
+    place.remove().await;
+    let mut done = done.lock().unwrap();
+    done.acknowledged += acknowledged;
+    done.failed
+        .extend(failed.into_iter().map(|text| format!("place {number}: {text}")));
+}
+
+async fn run(place: &Documented, client: &Client, cell: &Cell, lasting: Duration) {
+    for (sql, pause) in [(&cell.breaks, lasting), (&cell.mends, Duration::ZERO)] {
+        let sql = place.named(sql);
+        let told = client.batch_execute(&sql).await;
+        told.unwrap_or_else(|error| panic!("{cell:?}: {error:?}"));
+        tokio::time::sleep(pause).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_acknowledged_fails_whatever_the_server_answers() {
+    let form = Arc::new(Form::chosen());
+    let done = Arc::<Mutex<Done>>::default();
+    let places = (0..form.places).map(|n| tokio::spawn(one_place(n, Arc::clone(&form), Arc::clone(&done))));
+    for place in futures_util::future::join_all(places).await {
+        place.expect("no panic");
+    }
+    let done = done.lock().unwrap();
+    println!(
+        "every error: {} cells of {:?} in {} places, {} acknowledged, {} not completed",
+        done.cells,
+        form.lasting,
+        form.places,
+        done.acknowledged,
+        done.failed.len()
+    );
+    report(&form, &done);
+    assert!(done.cells > 100 && done.acknowledged > 0);
+    assert!(done.failed.is_empty(), "{:#?}", done.failed);
+}
+
+/// The report of this run, if one is wanted.
+fn report(form: &Form, done: &Done) {
+    let Ok(path) = std::env::var("STEADFAST_FIELD_REPORT") else {
+        return;
+    };
+    let mut text = String::from("# Every error, in production's configuration\n\n");
+    let _ = writeln!(
+        text,
+        "{} cells of {:?}, {} stores under load at once. {} acknowledged starts, {} of them did not complete.\n",
+        done.cells,
+        form.lasting,
+        form.places,
+        done.acknowledged,
+        done.failed.len()
+    );
+    text.push_str("| object | trouble | lasted | until all had ended |\n|---|---|---|---|\n");
+    for line in &done.lines {
+        text.push_str(line);
+        text.push('\n');
+    }
+    std::fs::write(&path, text).unwrap_or_else(|error| panic!("{path}: {error}"));
+}
