@@ -44,6 +44,11 @@ impl Sessions {
         owners.iter().filter(|o| held.contains_key(**o)).copied().collect()
     }
 
+    /// Whether `owner` may hold a session.
+    pub(crate) fn may_hold(&self, owner: &str) -> bool {
+        self.lock().get(owner).is_some_and(|until| *until > Instant::now())
+    }
+
     /// Whether there may be something to sweep; forgets it when nobody here holds a session any more.
     pub(crate) fn should_sweep(&self) -> bool {
         let now = Instant::now();

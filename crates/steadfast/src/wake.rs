@@ -3,12 +3,13 @@
 //! Invariants: nothing here does I/O, sleeps or reads a clock (times come in as arguments); a signal that
 //! arrives while a look is under way makes another look follow; a look serves as many waiters as it finds
 //! items for, oldest first (after those who may not wait), and one look at a time serves all waiters of a group, so that
-//! nothing wakes a herd (only a look that goes along with an ack may be under way beside it); a queue that was found dry is not looked into again before a signal, a due time or a waiter that
-//! may not wait.
+//! nothing wakes a herd (only a look that goes along with an ack may be under way beside it); a queue that was found dry
+//! is not looked into again before a signal, a due time or a waiter that may not wait; what a look has found says nothing
+//! of what is kept for a waiter that it was not for.
 //!
 //! A *group* is a set of waiters that may take the same items (same lease, filter and tags).
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,17 @@ pub(crate) struct Look<G> {
     /// Beside a look for those who wait.
     aside: bool,
     generation: u64,
+}
+
+/// What only one waiter of a group may take: the activities of a session that it holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Nothing.
+    Nothing,
+    /// There may be something, and it has not been looked for since the queue was found dry.
+    Unseen,
+    /// It was looked for when the queue was found dry.
+    Seen,
 }
 
 /// What had happened until then, to tell whether anything has happened since.
@@ -56,8 +68,10 @@ struct Group {
     looking: bool,
     /// Generation at which this group's part of the queue was found empty.
     dry_at: Option<u64>,
-    /// Those who may not wait and are not part of a look yet.
+    /// Those who may not wait, or whose own has not been looked for, and are not part of a look yet.
     pressing: Vec<WaiterId>,
+    /// Those for whom something may be kept, and the generation as of which none of it was there.
+    kept: BTreeMap<WaiterId, u64>,
     /// Not before this, after a look that was busy or failed.
     not_before: Option<Instant>,
     setbacks: u32,
@@ -70,6 +84,7 @@ impl Group {
             looking: false,
             dry_at: None,
             pressing: Vec::new(),
+            kept: BTreeMap::new(),
             not_before: None,
             setbacks: 0,
         }
@@ -85,6 +100,21 @@ impl Group {
             .iter()
             .filter(|id| !pressing.contains(id) && !self.pressing.contains(id));
         pressing.iter().chain(patient).take(max_items).copied().collect()
+    }
+
+    /// A look has found nothing more, as of this generation: whom it was not for, it says nothing of what is kept for them.
+    fn found_dry(&mut self, generation: u64, waiters: &[WaiterId]) {
+        self.dry_at = Some(generation);
+        for id in waiters {
+            if let Some(seen) = self.kept.get_mut(id) {
+                *seen = generation;
+            }
+        }
+        for (id, seen) in &self.kept {
+            if *seen < generation && !self.pressing.contains(id) {
+                self.pressing.push(*id);
+            }
+        }
     }
 }
 
@@ -124,16 +154,27 @@ impl<G: Clone + Eq + Hash> Wake<G> {
     }
 
     /// Somebody wants an item. With `at_once` the queue is looked into even if it was found dry: the caller
-    /// may not wait, so what is known may not stand in for a look.
-    pub(crate) fn register(&mut self, group: G, at_once: bool) -> WaiterId {
+    /// may not wait, so what is known may not stand in for a look. Likewise for what is `kept` unseen.
+    pub(crate) fn register(&mut self, group: G, at_once: bool, kept: Kept) -> WaiterId {
         let id = self.next_id;
         self.next_id += 1;
         let entry = self.groups.entry(group).or_insert_with(Group::new);
         entry.waiting.push_back(id);
-        if at_once {
+        if at_once || kept == Kept::Unseen {
             entry.pressing.push(id);
         }
+        match kept {
+            Kept::Nothing => {}
+            Kept::Unseen => drop(entry.kept.insert(id, 0)),
+            Kept::Seen => drop(entry.kept.insert(id, self.generation)),
+        }
         id
+    }
+
+    /// The generation at which a group's part of the queue was found dry, if that is still so.
+    pub(crate) fn dry(&self, group: &G) -> Option<u64> {
+        let dry_at = self.groups.get(group).and_then(|entry| entry.dry_at);
+        dry_at.filter(|at| *at == self.generation)
     }
 
     /// The waiter was served, gave up or vanished.
@@ -141,6 +182,7 @@ impl<G: Clone + Eq + Hash> Wake<G> {
         if let Some(entry) = self.groups.get_mut(group) {
             entry.waiting.retain(|w| *w != id);
             entry.pressing.retain(|w| *w != id);
+            entry.kept.remove(&id);
         }
     }
 
@@ -257,11 +299,13 @@ impl<G: Clone + Eq + Hash> Wake<G> {
 
     /// A look that goes along with a call after which `returning` slots of `group` come back for more. Others of the
     /// group who wait are served too, unless another look is under way for them: beside it this one is only for those who
-    /// come back. To be answered like the others. `None` while the queue pauses or is known to hold nothing.
-    pub(crate) fn look_returning(&mut self, now: Instant, group: &G, returning: usize) -> Option<Look<G>> {
+    /// come back. To be answered like the others. `None` while the queue pauses or is known to hold nothing, also nothing
+    /// `kept` for those who come back.
+    pub(crate) fn look_returning(&mut self, now: Instant, group: &G, returning: usize, kept: bool) -> Option<Look<G>> {
         let (generation, max_items) = (self.generation, self.max_items);
         let entry = self.groups.entry(group.clone()).or_insert_with(Group::new);
-        if entry.dry_at == Some(generation) || entry.not_before.is_some_and(|t| t > now) {
+        let dry = entry.dry_at == Some(generation) && !kept;
+        if dry || entry.not_before.is_some_and(|t| t > now) {
             return None;
         }
         let aside = entry.looking || entry.waiting.is_empty();
@@ -316,7 +360,7 @@ impl<G: Clone + Eq + Hash> Wake<G> {
                 } else {
                     entry.setbacks = 0;
                     // Dry as of the look's start: a signal since then has moved the generation on.
-                    entry.dry_at = Some(look.generation);
+                    entry.found_dry(look.generation, &look.waiters);
                 }
             }
         }

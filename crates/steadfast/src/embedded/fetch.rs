@@ -80,6 +80,7 @@ pub(crate) async fn turn(
             group: group.clone(),
             seat: (),
             at_once: left.is_none(),
+            keeps: false,
             answer,
         };
         store.want_turn(caller)?;
@@ -117,6 +118,7 @@ pub(crate) async fn work(
             group: group.clone(),
             seat: index_key(owner.as_bytes()),
             at_once: left.is_none(),
+            keeps: group.session_lease_ms.is_some() && store.sessions.may_hold(owner),
             answer,
         };
         store.want_work(caller)?;

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::claim::Looked;
 use super::error::StoreError;
-use crate::wake::{Found, Look, WaiterId, Wake};
+use crate::wake::{Found, Kept, Look, WaiterId, Wake};
 
 /// What a caller that fetches is told.
 pub(crate) type Answer<I> = Result<Option<I>, StoreError>;
@@ -22,6 +22,8 @@ pub(crate) struct Caller<G, S, I> {
     /// What is particular to it.
     pub(crate) seat: S,
     pub(crate) at_once: bool,
+    /// There may be items that only it may take.
+    pub(crate) keeps: bool,
     pub(crate) answer: oneshot::Sender<Answer<I>>,
 }
 
@@ -50,7 +52,8 @@ impl<G: Clone + Eq + Hash, S: Clone, I> Waiting<G, S, I> {
     }
 
     pub(crate) fn register(&mut self, caller: Caller<G, S, I>) {
-        let id = self.wake.register(caller.group.clone(), caller.at_once);
+        let kept = if caller.keeps { Kept::Unseen } else { Kept::Nothing };
+        let id = self.wake.register(caller.group.clone(), caller.at_once, kept);
         self.callers.insert(id, caller);
     }
 

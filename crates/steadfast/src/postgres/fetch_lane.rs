@@ -37,7 +37,7 @@ pub(crate) trait Claimer: Send + Sync + Sized + 'static {
     /// What waiters must have in common to be served by one claim.
     type Group: Clone + Eq + Hash + Send + Sync + 'static;
     /// What is particular to a waiter.
-    type Seat: Clone + Eq + Send + Sync + 'static;
+    type Seat: Clone + Eq + Hash + Send + Sync + 'static;
     type Item: Send + 'static;
     const QUEUE: Queue;
 
@@ -60,6 +60,9 @@ pub(crate) trait Claimer: Send + Sync + Sized + 'static {
 
     /// What an ack of the item will name.
     fn mark(item: &Self::Item) -> Mark;
+
+    /// Whether there may be items that only this seat may take.
+    fn keeps_for(store: &Store, group: &Self::Group, seat: &Self::Seat) -> bool;
 
     /// `None` when the provider is gone.
     fn store(&self) -> Option<Arc<Store>>;
@@ -170,6 +173,7 @@ impl<C: Claimer> FetchLane<C> {
         if at_once {
             self.put_back_held().await;
         }
+        let keeps = self.keeps_for(&group, std::slice::from_ref(&seat));
         let (answer, answered) = oneshot::channel();
         let id = {
             let mut state = self.lock();
@@ -179,7 +183,8 @@ impl<C: Claimer> FetchLane<C> {
             if !at_once && let Some(item) = state.returning.take(&group, &seat) {
                 return Ok(Some(item));
             }
-            let id = state.wake.register(group.clone(), at_once);
+            let kept = state.kept_for(&group, &seat, keeps);
+            let id = state.wake.register(group.clone(), at_once, kept);
             state.seats.insert(id, Seated { seat, at_once, answer });
             id
         };
@@ -279,6 +284,12 @@ impl<C: Claimer> FetchLane<C> {
         drop(state);
         self.give_back_later(held);
         self.alarm.notify_one();
+    }
+
+    /// Whether there may be items that only one of these seats may take.
+    fn keeps_for(&self, group: &C::Group, seats: &[C::Seat]) -> bool {
+        let store = self.claimer.store();
+        store.is_some_and(|store| seats.iter().any(|seat| C::keeps_for(&store, group, seat)))
     }
 
     fn lock(&self) -> MutexGuard<'_, State<C>> {
@@ -461,6 +472,7 @@ impl<C: Claimer> FetchLane<C> {
             hints.offer(C::QUEUE, Duration::ZERO);
         }
         state.wake.looked(Instant::now(), look, found);
+        state.note_looked_for(look, seats.get(ids.len()..).unwrap_or_default(), found);
         drop(state);
         drop(trouble);
         self.watch_held();

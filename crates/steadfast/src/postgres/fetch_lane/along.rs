@@ -46,7 +46,8 @@ impl<C: Claimer> FetchLane<C> {
                 return None;
             }
             let (group, seats) = state.returning.leave(marks)?;
-            let look = state.wake.look_returning(Instant::now(), &group, seats.len())?;
+            let kept = seats.iter().any(|seat| C::keeps_for(&store, &group, seat));
+            let look = state.wake.look_returning(Instant::now(), &group, seats.len(), kept)?;
             (look, seats)
         };
         Some(self.passenger(store, look, returning, None))

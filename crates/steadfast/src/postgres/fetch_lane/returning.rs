@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 
 use super::{Claimer, FetchLane, Mark, State};
-use crate::wake::{Look, WaiterId};
+use crate::wake::{Found, Kept, Look, WaiterId};
 
 /// How long an item waits for a caller who was expected. A slot comes back within microseconds of its ack; one that does
 /// not has ended, or has turned to other work.
@@ -37,6 +37,8 @@ struct Held<C: Claimer> {
 pub(super) struct Returning<C: Claimer> {
     in_hand: LruCache<Mark, (C::Group, C::Seat)>,
     held: Vec<Held<C>>,
+    /// For whom the look that went along with their ack has found nothing, and the generation as of which.
+    looked_for: LruCache<(C::Group, C::Seat), u64>,
     /// Somebody watches over `held`.
     watched: bool,
 }
@@ -46,6 +48,7 @@ impl<C: Claimer> Returning<C> {
         Self {
             in_hand: LruCache::new(REMEMBERED),
             held: Vec::new(),
+            looked_for: LruCache::new(REMEMBERED),
             watched: false,
         }
     }
@@ -93,6 +96,30 @@ impl<C: Claimer> State<C> {
             }
             Err(Ok(refused)) => refused,
             Err(Err(_)) => None,
+        }
+    }
+
+    /// A look for those who come back has found less than it was for: who is back before anything is signalled need not
+    /// look again for what is kept for him.
+    pub(super) fn note_looked_for(&mut self, look: &Look<C::Group>, returning: &[C::Seat], found: Found) {
+        if found.items > 0 || found.busy {
+            return;
+        }
+        if let Some(generation) = self.wake.dry(&look.group) {
+            for seat in returning {
+                let who = (look.group.clone(), seat.clone());
+                self.returning.looked_for.push(who, generation);
+            }
+        }
+    }
+
+    /// What is known of that which may be kept for a seat that comes to wait.
+    pub(super) fn kept_for(&mut self, group: &C::Group, seat: &C::Seat, keeps: bool) -> Kept {
+        let looked_for = self.returning.looked_for.pop(&(group.clone(), seat.clone()));
+        match (keeps, looked_for) {
+            (false, _) => Kept::Nothing,
+            (true, Some(generation)) if self.wake.dry(group) == Some(generation) => Kept::Seen,
+            (true, _) => Kept::Unseen,
         }
     }
 

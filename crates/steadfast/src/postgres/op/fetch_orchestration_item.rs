@@ -68,6 +68,10 @@ impl Claimer for TurnClaimer {
         (turn.token.instance_key, turn.token.claim)
     }
 
+    fn keeps_for(_: &Store, _: &TurnGroup, (): &()) -> bool {
+        false
+    }
+
     fn store(&self) -> Option<Arc<Store>> {
         self.0.upgrade()
     }

@@ -74,6 +74,10 @@ impl Claimer for WorkClaimer {
         (work.token.work_id, work.token.claim)
     }
 
+    fn keeps_for(store: &Store, group: &WorkGroup, owner: &String) -> bool {
+        group.session_lease_ms.is_some() && store.sessions.may_hold(owner)
+    }
+
     fn store(&self) -> Option<Arc<Store>> {
         self.0.upgrade()
     }
