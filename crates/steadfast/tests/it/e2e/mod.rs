@@ -115,6 +115,7 @@ scenarios! {
     }
     sessions {
         a_session_stays_with_one_runtime,
+        a_backlog_is_worked_off_while_others_wait,
         a_session_moves_when_its_runtime_stops,
         retries_stay_on_their_session,
     }

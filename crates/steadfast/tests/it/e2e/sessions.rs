@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use duroxide::providers::{Provider, SessionFetchConfig, TagFilter, WorkItem};
 use duroxide::runtime::RuntimeOptions;
 use duroxide::runtime::registry::ActivityRegistryBuilder;
 use duroxide::{ActivityContext, BackoffStrategy, OrchestrationContext, RetryPolicy};
 
 use super::stage::{Stage, activities, options, orchestrations};
 use crate::harness::Store;
+use crate::op::scene::{LONG, activity, completed};
 
 fn node(name: &str) -> RuntimeOptions {
     RuntimeOptions {
@@ -125,4 +127,46 @@ pub(super) async fn retries_stay_on_their_session(store: &Store) {
     );
     left.stop().await;
     right.stop().await;
+}
+
+/// An activity for this slot, if one comes within the time.
+async fn fetch(provider: &dyn Provider, owner: &str, within: Duration) -> Option<String> {
+    let session = SessionFetchConfig {
+        owner_id: owner.to_owned(),
+        lock_timeout: LONG,
+    };
+    let fetched = provider
+        .fetch_work_item(LONG, within, Some(&session), &TagFilter::default())
+        .await;
+    fetched.expect("fetch").map(|(_, token, _)| token)
+}
+
+/// Others who wait find nothing, because the session is not theirs: its holder does not take their word for it.
+pub(super) async fn a_backlog_is_worked_off_while_others_wait(store: &Store) {
+    // Much longer than it takes, much shorter than the session's lease.
+    const WITHIN: Duration = Duration::from_secs(10);
+    let provider = store.open().await;
+    for id in 1..=6 {
+        let mut item = activity("i", id);
+        if let WorkItem::ActivityExecute { session_id, .. } = &mut item {
+            *session_id = Some("s".to_owned());
+        }
+        provider.enqueue_for_worker(item).await.expect("queue an activity");
+    }
+    let mut token = fetch(&*provider, "holder", WITHIN).await.expect("the first");
+    let other = tokio::spawn({
+        let provider = Arc::clone(&provider);
+        async move { while fetch(&*provider, "other", Duration::from_secs(60)).await.is_none() {} }
+    });
+    for id in 1..=5 {
+        // The other slot has seen that there is nothing for it.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let done = provider.ack_work_item(&token, Some(completed("i", id))).await;
+        done.expect("acknowledge");
+        token = fetch(&*provider, "holder", WITHIN)
+            .await
+            .unwrap_or_else(|| panic!("number {}", id + 1));
+    }
+    assert!(!other.is_finished(), "the session has a holder");
+    other.abort();
 }
