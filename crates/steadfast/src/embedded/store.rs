@@ -2,14 +2,12 @@
 //!
 //! Invariant: what was handed in is answered, whatever becomes of the caller; after the end everything is refused.
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use lru::LruCache;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
@@ -38,6 +36,7 @@ use crate::limit::PayloadLimit;
 use crate::refusal::Refusal;
 use crate::refused::RefusedTurns;
 use crate::sessions::Sessions;
+use crate::spent::Spent;
 
 /// Bounds of one transaction.
 const LIMITS: Limits = Limits {
@@ -45,12 +44,6 @@ const LIMITS: Limits = Limits {
     max_bytes: 16 << 20,
     max_in_flight: 1,
     beside_calls: 0,
-};
-
-/// Claims that are remembered as spent; more than any process has in hand.
-const SPENT: NonZeroUsize = match NonZeroUsize::new(4096) {
-    Some(n) => n,
-    None => NonZeroUsize::MIN,
 };
 
 /// A caller that waits for an instance.
@@ -268,7 +261,7 @@ pub(crate) struct Store {
     /// Why the last transaction failed, for those whose time runs out meanwhile.
     trouble: Mutex<Option<StoreError>>,
     /// Claims whose acks came to nothing by trouble.
-    spent: Mutex<LruCache<i64, ()>>,
+    pub(crate) spent: Spent,
 }
 
 impl Store {
@@ -335,7 +328,7 @@ impl Store {
             threads: Mutex::new(Vec::new()),
             waiting: (AtomicUsize::new(0), AtomicUsize::new(0)),
             trouble: Mutex::new(None),
-            spent: Mutex::new(LruCache::new(SPENT)),
+            spent: Spent::default(),
             place,
             offset_ms,
             settings,
@@ -527,23 +520,6 @@ impl Store {
             _ => {}
         }
         *noted = trouble;
-    }
-
-    /// The ack of this claim has come to nothing by trouble. Its token is not taken again: the framework would record a
-    /// failure under it once the file is well. It is given back with its attempt, or ends with its lease.
-    pub(crate) fn spend(&self, claim: i64) {
-        self.spent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(claim, ());
-    }
-
-    /// Whether an ack of this claim has come to nothing.
-    pub(crate) fn is_spent(&self, claim: i64) -> bool {
-        self.spent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&claim)
     }
 
     /// What keeps the writer from working at the moment.

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use duroxide::runtime::RuntimeOptions;
+use tokio::sync::Semaphore;
 use tokio_postgres::Client;
 
 mod cells;
@@ -44,6 +45,8 @@ struct Form {
     starters: usize,
     pause: Duration,
     pool_size: usize,
+    /// Installing takes a machine's time: not all do it at once.
+    opening: Semaphore,
 }
 
 impl Form {
@@ -62,6 +65,7 @@ impl Form {
             starters: if long { 4 } else { 12 },
             pause: Duration::from_millis(if long { 1500 } else { 20 }),
             pool_size: if long { 3 } else { 10 },
+            opening: Semaphore::new(3),
         }
     }
 }
@@ -103,6 +107,7 @@ struct Object {
 
 /// One store under load, on which every so manieth cell happens, one after the other.
 async fn one_place(number: usize, form: Arc<Form>, done: Arc<Mutex<Done>>) {
+    let turn = form.opening.acquire().await.expect("it is not closed");
     let place = Documented::create().await;
     let client = place.superuser().await;
     let worker = place
@@ -113,6 +118,7 @@ async fn one_place(number: usize, form: Arc<Form>, done: Arc<Mutex<Done>>) {
         .expect("open as the worker");
     let (provider, options) = (Arc::new(worker.clone()), RuntimeOptions::default());
     let mut load = Load::begin_with(provider, options, form.pause, form.starters).await;
+    drop(turn);
     load.reached(10).await;
     let cells = all_cells(&place, &client, &form).await;
     for cell in cells.iter().skip(number).step_by(form.places) {
