@@ -21,6 +21,7 @@ mod cells;
 pub(crate) mod documented;
 pub(crate) mod load;
 
+use super::form::is_long;
 use cells::{Cell, SQLSTATES};
 use documented::Documented;
 use load::{Load, Verdict};
@@ -29,11 +30,6 @@ use load::{Load, Verdict};
 const CALM: Duration = Duration::from_millis(150);
 /// Stores of the long form. Most of the time each of them waits for its trouble to end.
 const PLACES: usize = 64;
-
-/// Which form of a suite runs.
-pub(crate) fn is_long() -> bool {
-    std::env::var("STEADFAST_FIELD_FORM").is_ok_and(|form| form == "long")
-}
 
 /// How the suite runs.
 struct Form {
@@ -132,6 +128,9 @@ async fn one_place(number: usize, form: Arc<Form>, done: Arc<Mutex<Done>>) {
             }
             let mut done = done.lock().unwrap();
             done.cells += 1;
+            if done.cells % 100 == 0 {
+                eprintln!("{} cells ran", done.cells);
+            }
             let object = done.objects.entry(cell.row.clone()).or_default();
             object.cells += 1;
             let after = (over.elapsed(), format!("{}, {lasting:?}", cell.what));
@@ -173,16 +172,13 @@ async fn nothing_acknowledged_fails_whatever_the_server_answers() {
         done.acknowledged,
         done.failed.len()
     );
-    report(&form, &done);
+    tell(&form, &done);
     assert!(done.cells > 100 && done.acknowledged > 0);
     assert!(done.failed.is_empty(), "{:#?}", done.failed);
 }
 
-/// The report of this run, if one is wanted.
-fn report(form: &Form, done: &Done) {
-    let Ok(path) = std::env::var("STEADFAST_FIELD_REPORT") else {
-        return;
-    };
+/// The report of this run.
+fn tell(form: &Form, done: &Done) {
     let mut text = String::from("\n## Every error, in production's configuration\n\n");
     let _ = writeln!(
         text,
@@ -199,7 +195,5 @@ fn report(form: &Form, done: &Done) {
         let (after, what) = longest;
         let _ = writeln!(text, "| {object} | {cells} | {:.1} | {what} |", after.as_secs_f64());
     }
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
-    let written = file.and_then(|mut file| std::io::Write::write_all(&mut file, text.as_bytes()));
-    written.unwrap_or_else(|error| panic!("{path}: {error}"));
+    super::form::report(&text);
 }
