@@ -3,8 +3,9 @@
 //!
 //! The roles and grants are those of docs/operations.md, attempts and leases are duroxide's defaults. The short form breaks
 //! every object of the catalogue for 0.1 s. The long form (`STEADFAST_FIELD_FORM=long`) is the product of objects,
-//! SQLSTATEs and 0.1, 3 and 60 s, the last longer than both leases; `STEADFAST_FIELD_SECONDS` and `STEADFAST_FIELD_PLACES`
-//! choose lengths and how many stores are under load at once, and the report is added to `STEADFAST_FIELD_REPORT`.
+//! SQLSTATEs and 0.1 and 3 s, and one trouble of each object lasts 60 s, which is longer than both leases.
+//! `STEADFAST_FIELD_SECONDS` chooses other lengths for all cells, `STEADFAST_FIELD_PLACES` how many stores are under load at
+//! once.
 
 #![allow(clippy::print_stdout, reason = "it says how many cells ran")]
 
@@ -29,11 +30,15 @@ use load::{Load, Verdict};
 /// Between two cells of the short form.
 const CALM: Duration = Duration::from_millis(150);
 /// Stores of the long form. Most of the time each of them waits for its trouble to end.
-const PLACES: usize = 64;
+const PLACES: usize = 32;
+/// Longer than both leases.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// How the suite runs.
 struct Form {
     lasting: Vec<Duration>,
+    /// How long the first trouble of each object lasts as well.
+    longest: Option<Duration>,
     places: usize,
     /// The whole product, and everything has ended between two cells.
     long: bool,
@@ -48,17 +53,19 @@ struct Form {
 impl Form {
     fn chosen() -> Self {
         let long = is_long();
-        let seconds = std::env::var("STEADFAST_FIELD_SECONDS")
-            .unwrap_or_else(|_| if long { "0.1,3,60".to_owned() } else { "0.1".to_owned() });
+        let chosen = std::env::var("STEADFAST_FIELD_SECONDS").ok();
+        let longest = (long && chosen.is_none()).then_some(LONGEST);
+        let seconds = chosen.unwrap_or_else(|| if long { "0.1,3".to_owned() } else { "0.1".to_owned() });
         let parse = |text: &str| Duration::from_secs_f64(text.trim().parse().expect("a number of seconds"));
         let places = std::env::var("STEADFAST_FIELD_PLACES").ok();
         Self {
             lasting: seconds.split(',').map(parse).collect(),
+            longest,
             places: places.map_or(if long { PLACES } else { 3 }, |n| {
                 n.parse().expect("a number of places")
             }),
             long,
-            starters: if long { 4 } else { 12 },
+            starters: if long { 3 } else { 12 },
             pause: Duration::from_millis(if long { 1500 } else { 20 }),
             pool_size: if long { 3 } else { 10 },
             opening: Semaphore::new(3),
@@ -117,8 +124,9 @@ async fn one_place(number: usize, form: Arc<Form>, done: Arc<Mutex<Done>>) {
     drop(turn);
     load.reached(10).await;
     let cells = all_cells(&place, &client, &form).await;
-    for cell in cells.iter().skip(number).step_by(form.places) {
-        for lasting in &form.lasting {
+    for (n, cell) in cells.iter().enumerate().skip(number).step_by(form.places) {
+        let is_first = n == 0 || cells[n - 1].row != cell.row;
+        for lasting in form.lasting.iter().chain(form.longest.iter().filter(|_| is_first)) {
             run(&place, &client, cell, *lasting).await;
             let over = Instant::now();
             if form.long {
@@ -128,7 +136,7 @@ async fn one_place(number: usize, form: Arc<Form>, done: Arc<Mutex<Done>>) {
             }
             let mut done = done.lock().unwrap();
             done.cells += 1;
-            if done.cells % 100 == 0 {
+            if done.cells.is_multiple_of(100) {
                 eprintln!("{} cells ran", done.cells);
             }
             let object = done.objects.entry(cell.row.clone()).or_default();
