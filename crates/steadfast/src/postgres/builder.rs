@@ -393,8 +393,8 @@ impl Builder {
                 trusted: &self.trusted_owners,
                 accepts_changes: self.accepts_changes,
             };
-            let patience = self.patience_begun();
-            schema::prepare(client, &settings.schema, &terms, &patience).await?;
+            let mut patience = self.patience_begun();
+            schema::prepare(client, &settings.schema, &terms, &mut patience).await?;
             match self.access {
                 Access::Work => patience.check(check_rights(client, &settings.schema, records)).await,
                 Access::Read => Ok(()),
@@ -436,7 +436,13 @@ impl Builder {
     pub async fn repair_schema(self) -> Result<Repair, OpenError> {
         let (connector, settings) = self.connector()?;
         with_connection(&connector, self.patience(), async |client| {
-            schema::repair(client, &settings.schema, &self.trusted_owners, &self.patience_begun()).await
+            schema::repair(
+                client,
+                &settings.schema,
+                &self.trusted_owners,
+                &mut self.patience_begun(),
+            )
+            .await
         })
         .await
     }

@@ -237,6 +237,8 @@ impl Run {
         loop {
             if !self.listener.possible {
                 self.set_state(ListenerState::Polling);
+                tracing::info!(target: "steadfast", server = %self.listener.connector.describe(),
+                    "notifications are not used here, as it is set; polling instead");
                 return self.drain().await;
             }
             self.set_state(ListenerState::Connecting);
