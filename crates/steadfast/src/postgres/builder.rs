@@ -7,7 +7,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::{Connector, PasswordProvider, Pipe, PipeSettings};
+use super::connection::{Pipe, PipeSettings};
+use super::connector::{Connector, PasswordProvider};
 use super::errand::{Patience, with_connection};
 use super::error::StoreError;
 use super::feed::FeedSide;
@@ -475,10 +476,15 @@ impl Builder {
             retry_timeout: self.retry_timeout,
             trouble_timeout: self.trouble_timeout,
             transaction_pooler: self.transaction_pooler,
-            password: self.password.clone(),
             access: self.access,
         };
-        Ok((Connector::new(target, &settings), settings))
+        let connector = Connector::new(
+            target,
+            self.password.clone(),
+            self.transaction_pooler,
+            self.call_timeout,
+        );
+        Ok((connector, settings))
     }
 }
 

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::builder::{OpenError, OpenErrorKind};
-use super::connection::Connector;
+use super::connector::Connector;
 use super::error::StoreError;
 use super::store::later;
 use super::target::{Connected, Messages};

@@ -17,7 +17,7 @@ use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::Connector;
+use super::connector::Connector;
 use super::errand::drive;
 use super::error::StoreError;
 use super::hint::{Channel, Hint};

@@ -11,7 +11,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::builder::LongPoll;
-use super::connection::{Connector, Pipe};
+use super::connection::Pipe;
+use super::connector::Connector;
 use super::errand::with_connection;
 use super::error::StoreError;
 use super::exchange::{Passenger, Targets};
