@@ -127,6 +127,8 @@ async fn one_place(number: usize, form: Arc<Form>, done: Arc<Mutex<Done>>) {
     for (n, cell) in cells.iter().enumerate().skip(number).step_by(form.places) {
         let is_first = n == 0 || cells[n - 1].row != cell.row;
         for lasting in form.lasting.iter().chain(form.longest.iter().filter(|_| is_first)) {
+            // Trouble meets work.
+            load.reached(1).await;
             run(&place, &client, cell, *lasting).await;
             let over = Instant::now();
             if form.long {
@@ -190,9 +192,12 @@ fn tell(form: &Form, done: &Done) {
     let mut text = String::from("\n## Every error, in production's configuration\n\n");
     let _ = writeln!(
         text,
-        "{} cells of {:?}, {} stores under load at once. {} acknowledged starts, {} of them did not complete.\n",
+        "{} cells of {:?}{}, {} stores under load at once. {} acknowledged starts, {} of them did not complete.\n",
         done.cells,
         form.lasting,
+        form.longest
+            .map(|longest| format!(", one of each object of {longest:?}"))
+            .unwrap_or_default(),
         form.places,
         done.acknowledged,
         done.failed.len()
