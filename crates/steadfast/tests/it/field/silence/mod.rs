@@ -36,6 +36,7 @@ async fn everything_comes_to_rest_when_trouble_ceases() {
         .buffer_unordered(3)
         .collect()
         .await;
+    report("| trouble | what was sent meanwhile is taken, what was written is seen |\n|---|---|");
     for line in &ran {
         report(line);
     }
