@@ -52,6 +52,10 @@ fn network_delay() -> Option<Duration> {
     ))
 }
 
+/// Goes before statements of one batch that change who may do what in the server's own database: of two at once one fails
+/// ("tuple concurrently updated").
+pub(crate) const ONE_AT_A_TIME: &str = "SELECT pg_advisory_xact_lock(hashtextextended('rights of the database', 0));";
+
 /// A schema name that no other test, run or process uses.
 pub(crate) fn fresh_schema() -> String {
     static COUNTER: AtomicU64 = AtomicU64::new(0);

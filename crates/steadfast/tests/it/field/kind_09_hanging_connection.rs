@@ -12,7 +12,7 @@ use duroxide::{ActivityContext, Client, OrchestrationContext};
 use steadfast::postgres::{Builder, DEFAULT_POOL_SIZE, PostgresProvider};
 
 use crate::field::form::report;
-use crate::harness::{database_url, fresh_schema, raw};
+use crate::harness::{ONE_AT_A_TIME, database_url, fresh_schema, raw};
 use crate::op::scene::{LONG, ack_turn, start, turn};
 use crate::proxy::Proxy;
 
@@ -104,7 +104,7 @@ async fn a_full_server_is_no_trouble_while_connections_serve() {
         .get(0);
     admin
         .batch_execute(&format!(
-            "CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 3; GRANT CREATE ON DATABASE \"{database}\" TO {role}"
+            "{ONE_AT_A_TIME} CREATE ROLE {role} LOGIN PASSWORD 'secret' CONNECTION LIMIT 3; GRANT CREATE ON DATABASE \"{database}\" TO {role}"
         ))
         .await
         .expect("make a role");
@@ -120,7 +120,7 @@ async fn a_full_server_is_no_trouble_while_connections_serve() {
     // The first opened the store.
     assert!(proxy.connections() > 4, "nobody has tried to open more");
     provider.close().await;
-    let dropped = format!("DROP OWNED BY {role} CASCADE; DROP ROLE {role}");
+    let dropped = format!("{ONE_AT_A_TIME} DROP OWNED BY {role} CASCADE; DROP ROLE {role}");
     admin.batch_execute(&dropped).await.expect("drop the role");
 }
 

@@ -8,7 +8,7 @@ use duroxide::runtime::{OrchestrationStatus, Runtime};
 use duroxide::{ActivityContext, Client, OrchestrationContext, OrchestrationRegistry};
 use steadfast::postgres::{Builder, OpenErrorKind, PostgresProvider};
 
-use crate::harness::{database_url, fresh_schema, raw};
+use crate::harness::{ONE_AT_A_TIME, database_url, fresh_schema, raw};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -28,7 +28,8 @@ impl Role {
             .expect("ask")
             .get(0);
         let name = format!("role_{schema}");
-        let mut sql = format!("CREATE ROLE {name} LOGIN; GRANT CREATE ON DATABASE \"{database}\" TO {name};");
+        let mut sql =
+            format!("{ONE_AT_A_TIME} CREATE ROLE {name} LOGIN; GRANT CREATE ON DATABASE \"{database}\" TO {name};");
         for (setting, value) in settings {
             sql.push_str(&format!("ALTER ROLE {name} SET {setting} = {value};"));
         }
@@ -44,7 +45,7 @@ impl Role {
 
     async fn drop(self) {
         let sql = format!(
-            "DROP OWNED BY {name} CASCADE; REVOKE ALL ON DATABASE \"{}\" FROM {name}; DROP ROLE {name}",
+            "{ONE_AT_A_TIME} DROP OWNED BY {name} CASCADE; REVOKE ALL ON DATABASE \"{}\" FROM {name}; DROP ROLE {name}",
             self.database,
             name = self.name
         );

@@ -3,7 +3,7 @@
 use duroxide::providers::ProviderAdmin;
 use steadfast::postgres::{Migrations, OpenErrorKind};
 
-use crate::harness::{database_url, raw};
+use crate::harness::{ONE_AT_A_TIME, database_url, raw};
 use crate::op::scene::{Scene, builder};
 
 /// The database URL for another user.
@@ -30,7 +30,7 @@ async fn defect_10_a_ledger_that_cannot_be_read_is_an_error() {
     let admin = raw().await;
     // May create schemas, and may create within this one: nothing but the error keeps it from installing.
     let grants = format!(
-        "CREATE ROLE {user} LOGIN; GRANT CREATE ON DATABASE postgres TO {user};
+        "{ONE_AT_A_TIME} CREATE ROLE {user} LOGIN; GRANT CREATE ON DATABASE postgres TO {user};
          GRANT USAGE, CREATE ON SCHEMA {user} TO {user};"
     );
     admin.batch_execute(&grants).await.expect("make a role");
@@ -45,7 +45,7 @@ async fn defect_10_a_ledger_that_cannot_be_read_is_an_error() {
     }
     assert_eq!(ledger(&scene).await, before);
     assert_eq!(scene.provider.list_instances().await.expect("list"), ["kept"]);
-    let drop = format!("DROP OWNED BY {user}; DROP ROLE {user};");
+    let drop = format!("{ONE_AT_A_TIME} DROP OWNED BY {user}; DROP ROLE {user};");
     admin.batch_execute(&drop).await.expect("drop the role");
     scene.close().await;
 }
