@@ -656,7 +656,8 @@ BEGIN
     CROSS JOIN LATERAL (
         SELECT max(o.attempt_count) AS attempt_count, array_agg(o.message_id) AS ids, array_agg(o.payload) AS payloads
         FROM (SELECT s.attempt_count, s.message_id,
-                     CASE WHEN s.kind = 2 OR octet_length(s.payload) <= p_max_bytes + 65536 THEN s.payload END AS payload
+                     CASE WHEN octet_length(s.payload) <= CASE s.kind WHEN 2 THEN 16 ELSE 1 END * p_max_bytes + 65536
+                          THEN s.payload END AS payload
               FROM sf_message s
               WHERE s.instance_key = k.id AND s.claim = p_claim ORDER BY s.message_id) o) m
     CROSS JOIN LATERAL (SELECT array_agg(v.key) AS keys, array_agg(v.base_value) AS vals,
@@ -1410,7 +1411,7 @@ BEGIN
     END IF;
 END $$;
 
-CREATE FUNCTION steadfast_golden.sf_fetch_work_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[], p_owners bytea[], p_session_lease_ms bigint, p_cache_owner bigint, p_since_us bigint DEFAULT NULL::bigint, p_known bytea[] DEFAULT NULL::bytea[]) RETURNS TABLE(instance_key bigint, work_id bigint, instance_id text, execution_id bigint, activity_id bigint, attempt_count integer, owner bytea, in_session boolean, payload bytea, cached boolean, next_due_ms bigint, busy boolean, since_us bigint, look_us bigint, known bytea[])
+CREATE FUNCTION steadfast_golden.sf_fetch_work_item(p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[], p_owners bytea[], p_session_lease_ms bigint, p_cache_owner bigint, p_since_us bigint DEFAULT NULL::bigint, p_known bytea[] DEFAULT NULL::bytea[], p_max_bytes bigint DEFAULT 134283264) RETURNS TABLE(instance_key bigint, work_id bigint, instance_id text, execution_id bigint, activity_id bigint, attempt_count integer, owner bytea, in_session boolean, payload bytea, cached boolean, next_due_ms bigint, busy boolean, since_us bigint, look_us bigint, known bytea[])
     LANGUAGE plpgsql
     SET search_path TO 'steadfast_golden', 'pg_temp'
     SET plan_cache_mode TO 'force_generic_plan'
@@ -1434,6 +1435,8 @@ DECLARE
     v_closed boolean;
     v_next   bigint;
     v_found  integer := 0;
+    v_bytes  bigint;               -- of their payloads
+    v_cut    boolean := false;     -- they are too many bytes
     v_ended  boolean := false;     -- some of them were claimed before, and their lease has ended
     v_tell   boolean;
 BEGIN
@@ -1451,7 +1454,8 @@ BEGIN
     IF p_retry THEN
         RETURN QUERY
         SELECT w.instance_key, w.work_id, i.instance_id, w.execution_id, w.activity_id, w.attempt_count,
-               s.owner, w.session_key IS NOT NULL, w.payload, false, NULL::bigint, false, NULL::bigint, NULL::bigint, NULL::bytea[]
+               s.owner, w.session_key IS NOT NULL,
+               CASE WHEN octet_length(w.payload) <= p_max_bytes THEN w.payload ELSE '' END, false, NULL::bigint, false, NULL::bigint, NULL::bigint, NULL::bytea[]
         -- OFFSET 0: tags and sessions come first, whatever the planner thinks.
         FROM (SELECT a.* FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
                   SELECT q.* FROM sf_work q WHERE q.session_key IS NULL AND q.tag = t.tag AND q.available_at > v_now
@@ -1481,10 +1485,10 @@ BEGIN
         -- Activities without a session, locked at once: the head that others are taking is passed over.
         SELECT array_agg(c.instance_key ORDER BY c.available_at, c.work_id),
                array_agg(c.work_id ORDER BY c.available_at, c.work_id),
-               array_agg(c.available_at ORDER BY c.available_at, c.work_id), bool_or(c.claim <> 0)
-          INTO v_keys, v_works, v_dues, v_ended
+               array_agg(c.available_at ORDER BY c.available_at, c.work_id), bool_or(c.claim <> 0), sum(c.bytes)
+          INTO v_keys, v_works, v_dues, v_ended, v_bytes
           FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
-               SELECT w.instance_key, w.work_id, w.available_at, w.claim FROM sf_work w
+               SELECT w.instance_key, w.work_id, w.available_at, w.claim, octet_length(w.payload) AS bytes FROM sf_work w
                WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at BETWEEN v_since AND v_now
                ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
         v_tell := p_known IS NOT NULL
@@ -1492,12 +1496,23 @@ BEGIN
         IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
             SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
             FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
-            v_ended := (SELECT true FROM unnest(v_keys, v_works) AS c(key, work_id)
-                        JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
-                        WHERE w.claim <> 0 LIMIT 1);
+            SELECT bool_or(w.claim <> 0), sum(octet_length(w.payload)) INTO v_ended, v_bytes
+            FROM unnest(v_keys, v_works) AS c(key, work_id)
+            JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id;
         ELSE
             v_keys := v_keys[1:p_limit];
             v_works := v_works[1:p_limit];
+        END IF;
+        IF v_bytes > greatest(p_max_bytes, 16777216) THEN
+            SELECT array_agg(b.key ORDER BY b.n), array_agg(b.work_id ORDER BY b.n), array_agg(b.owner ORDER BY b.n),
+                   v_cut OR count(*) < cardinality(v_keys)
+              INTO v_keys, v_works, v_owners, v_cut FROM (
+                SELECT c.*, sum(p.bytes) OVER (ORDER BY c.n) AS running_bytes
+                FROM unnest(v_keys, v_works, v_owners) WITH ORDINALITY AS c(key, work_id, owner, n)
+                JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
+                CROSS JOIN LATERAL (SELECT CASE WHEN octet_length(w.payload) <= p_max_bytes THEN octet_length(w.payload)
+                                                ELSE 0 END AS bytes) p) b
+              WHERE b.n = 1 OR b.running_bytes <= greatest(p_max_bytes, 16777216);
         END IF;
         v_found := coalesce(cardinality(v_keys), 0);
         IF v_found > 0 AND (v_ended OR EXISTS (SELECT FROM sf_suspect)) THEN
@@ -1507,6 +1522,7 @@ BEGIN
         END IF;
         EXIT WHEN cardinality(v_keys) > 0 OR v_found = 0;
     END LOOP;
+    v_busy := v_busy OR v_cut;
     v_found := 0;
     IF cardinality(v_keys) > 0 THEN
         RETURN QUERY
@@ -1517,8 +1533,7 @@ BEGIN
             WHERE w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
             RETURNING w.instance_key, w.work_id, w.execution_id, w.activity_id, w.attempt_count, c.owner,
                       w.session_key,
-                      -- Larger than any limit allows: nobody could take it.
-                      CASE WHEN octet_length(w.payload) <= 134283264 THEN w.payload ELSE '' END AS payload)
+                      CASE WHEN octet_length(w.payload) <= p_max_bytes THEN w.payload ELSE '' END AS payload)
         SELECT c.instance_key, c.work_id, i.instance_id, c.execution_id, c.activity_id, c.attempt_count, c.owner,
                c.session_key IS NOT NULL, c.payload, coalesce(i.cache_owner = p_cache_owner, false), NULL::bigint, v_busy,
                NULL::bigint, NULL::bigint, NULL::bytea[]
@@ -1638,6 +1653,16 @@ BEGIN
     WHERE i.instance_key = ANY (ARRAY[k.instance_key]);
     RETURN NULL;
 END $$;
+
+CREATE FUNCTION steadfast_golden.sf_history_size(p_instance text, p_execution bigint) RETURNS TABLE(bytes bigint)
+    LANGUAGE sql STABLE
+    SET search_path TO 'steadfast_golden', 'pg_temp'
+    SET enable_seqscan TO 'off'
+    AS $$
+    SELECT coalesce((SELECT sum(octet_length(e.payload)) FROM sf_event e
+                     WHERE e.instance_key = i.instance_key AND e.execution_id = p_execution), 0)::bigint
+    FROM sf_instance i WHERE i.instance_id = p_instance
+$$;
 
 CREATE FUNCTION steadfast_golden.sf_hold_messages(p_batch_id uuid, p_retain_ms bigint, p_key bigint, p_claim bigint, m_id bigint[], m_queue bytea[]) RETURNS bigint[]
     LANGUAGE plpgsql

@@ -19,6 +19,11 @@ pub(crate) struct CachedHistory {
 }
 
 impl CachedHistory {
+    /// Size of the events as they are stored.
+    pub(crate) fn payload_bytes(&self) -> usize {
+        self.bytes.saturating_sub(self.events.len() * EVENT_OVERHEAD_BYTES)
+    }
+
     /// Highest event id, 0 when there is none.
     pub(crate) fn last_event_id(&self) -> i64 {
         self.events.last().map_or(0, |e| e.event_id as i64)
@@ -188,7 +193,7 @@ impl HistoryCache {
             return;
         };
         self.bytes -= entry.bytes;
-        let known_bytes = entry.bytes - entry.events.len() * EVENT_OVERHEAD_BYTES;
+        let known_bytes = entry.payload_bytes();
         let same = entry.execution_id == execution_id;
         let known = if same { entry.last_event_id() } else { 0 };
         // A read may have brought some of them already; a gap before them means that this entry is not whole.

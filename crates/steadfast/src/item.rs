@@ -7,6 +7,7 @@ use duroxide::providers::{TagFilter, WorkItem};
 use duroxide::{AppErrorKind, ErrorDetails, Event, EventKind, INITIAL_EXECUTION_ID};
 use sha2::{Digest, Sha256};
 
+use crate::inspect::InstanceSummary;
 use crate::limit::{PayloadLimit, content, shortened_item};
 
 /// Why an item cannot be stored.
@@ -38,6 +39,14 @@ pub enum ItemError {
     #[error("a turn that writes {bytes} bytes is larger than {max} bytes (16 times payload_limit, 512 MiB at most)")]
     TurnTooLarge {
         /// Its size in bytes.
+        bytes: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+    /// A history is larger than this provider hands out for a turn, or reads.
+    #[error("a history of {bytes} bytes is larger than {max} bytes (history_limit)")]
+    HistoryTooLarge {
+        /// Its size in bytes, at least.
         bytes: usize,
         /// The limit in bytes.
         max: usize,
@@ -367,13 +376,41 @@ pub(crate) fn stand_in(instance: &str, name: Option<String>) -> WorkItem {
     }
 }
 
+/// What stands for a history that is too large to be handed out, where the instance has ended: nothing of it is run any
+/// more, and the runtime only wants to know that it has ended. `None` where it has not.
+pub(crate) fn in_short(instance: &InstanceSummary) -> Option<Vec<Event>> {
+    let end = match instance.status.as_str() {
+        "Completed" => EventKind::OrchestrationCompleted { output: String::new() },
+        "Failed" => EventKind::OrchestrationFailed {
+            details: ErrorDetails::Infrastructure {
+                operation: "fetch_orchestration_item".to_owned(),
+                message: "the history is too large to be handed out".to_owned(),
+                retryable: false,
+            },
+        },
+        _ => return None,
+    };
+    let begin = EventKind::OrchestrationStarted {
+        name: instance.orchestration_name.clone(),
+        version: instance.orchestration_version.clone(),
+        input: String::new(),
+        parent_instance: None,
+        parent_id: None,
+        parent_execution_id: None,
+        carry_forward_events: None,
+        initial_custom_status: None,
+    };
+    let event = |(id, kind)| Event::with_event_id(id, &instance.instance_id, instance.execution_id, None, kind);
+    Some([(1, begin), (2, end)].into_iter().map(event).collect())
+}
+
 /// Decodes a history; the first event that cannot be decoded is the error.
-pub(crate) fn decode_history(payloads: &[Vec<u8>]) -> Result<Vec<Event>, String> {
+pub(crate) fn decode_history<P: AsRef<[u8]>>(payloads: &[P]) -> Result<Vec<Event>, String> {
     payloads
         .iter()
         .enumerate()
         .map(|(n, bytes)| {
-            serde_json::from_slice(bytes).map_err(|e| format!("event at position {n} cannot be decoded: {e}"))
+            serde_json::from_slice(bytes.as_ref()).map_err(|e| format!("event at position {n} cannot be decoded: {e}"))
         })
         .collect()
 }

@@ -23,6 +23,7 @@ mod item;
 mod limit;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod mailbox;
+mod memory;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod pending;
 #[cfg(feature = "postgres")]

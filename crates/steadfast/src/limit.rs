@@ -1,4 +1,4 @@
-//! How large a payload may be: what every door asks before anything is sent.
+//! How large a payload may be, which every door asks before anything is sent, and how large a history.
 //!
 //! Invariant: what passes here is small enough for one message of the server, one value of a row, and a worker's memory.
 
@@ -6,6 +6,7 @@ use duroxide::ErrorDetails;
 use duroxide::providers::WorkItem;
 
 use crate::item::ItemError;
+use crate::memory;
 
 /// Largest payload, in bytes as it is stored, where the builder says nothing else: 16 MiB.
 pub const DEFAULT_PAYLOAD_LIMIT: usize = 16 << 20;
@@ -19,6 +20,17 @@ const MAX_TURN: usize = 512 << 20;
 const WRAPPING: usize = 64 << 10;
 /// A poisoned message is quoted up to here in the error that it becomes.
 const MAX_QUOTED: usize = 16 << 10;
+
+/// What one claim brings altogether, beyond its first item: the rest is claimed by the next look, at once.
+pub(crate) const MAX_CLAIM: usize = 16 << 20;
+/// Largest history where nothing else is said and memory is plenty, unless one turn may write more.
+const MAX_HISTORY: usize = 256 << 20;
+/// So many parts of a worker's memory a history may take, where nothing else is said: replay holds each event five times
+/// (what was handed over, the runtime's own copy, the engine's, the turn's, and what was delivered to the workflow), the
+/// cache once more, and two slots replay at a time; a quarter is left for all else.
+const PARTS_OF_MEMORY: usize = 16;
+/// Histories up to so many times the limit are read for people and clients, who do not replay them.
+const READ: usize = 4;
 
 /// The largest payload that a provider takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,11 +68,16 @@ impl PayloadLimit {
 
     /// Refuses a turn that writes so many bytes altogether.
     pub(crate) fn check_turn(self, bytes: usize) -> Result<(), ItemError> {
-        let max = self.0.saturating_mul(16).min(MAX_TURN);
+        let max = self.turn();
         if bytes > max {
             return Err(ItemError::TurnTooLarge { bytes, max });
         }
         Ok(())
+    }
+
+    /// Largest turn that is written.
+    fn turn(self) -> usize {
+        self.0.saturating_mul(16).min(MAX_TURN)
     }
 
     /// Why a stored payload is not handed out.
@@ -69,13 +86,55 @@ impl PayloadLimit {
     }
 
     /// Whether a stored message is handed out: one that continues an execution carries unread events beside its input.
-    pub(crate) fn hands_out(self, payload: &[u8]) -> bool {
-        payload.len() <= self.0 + WRAPPING || payload.starts_with(b"{\"ContinueAsNew\"")
+    pub(crate) fn hands_out(self, payload: &[u8], history: HistoryLimit) -> bool {
+        payload.len() <= self.0 + WRAPPING
+            || (payload.starts_with(b"{\"ContinueAsNew\"") && history.lets_begin(payload.len()))
     }
 
     /// Largest stored payload that is handed out: what this limit lets in, and what may have wrapped it since.
     pub(crate) fn handed_out(self) -> i64 {
         i64::try_from(self.0 + WRAPPING).unwrap_or(i64::MAX)
+    }
+}
+
+/// The largest history that a provider hands out for a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HistoryLimit(usize);
+
+impl HistoryLimit {
+    /// A limit that a builder was given, or else what this process can replay: 256 MiB (or what one turn may write), or its part of the
+    /// memory that the process may have, if that is less. What a payload within its limit makes of a history is always let pass.
+    pub(crate) fn new(given: Option<usize>, payload: PayloadLimit) -> Self {
+        let least = 2 * (payload.0 + WRAPPING);
+        Self(given.unwrap_or_else(|| memory::share(PARTS_OF_MEMORY, payload.turn().max(MAX_HISTORY))).max(least))
+    }
+
+    /// Refuses to hand out a history of so many bytes.
+    pub(crate) fn check(self, bytes: usize) -> Result<(), ItemError> {
+        Self::within(bytes, self.0)
+    }
+
+    /// Refuses to read a history of so many bytes.
+    pub(crate) fn check_read(self, bytes: usize) -> Result<(), ItemError> {
+        Self::within(bytes, self.0.saturating_mul(READ))
+    }
+
+    fn within(bytes: usize, max: usize) -> Result<(), ItemError> {
+        if bytes > max {
+            return Err(ItemError::HistoryTooLarge { bytes, max });
+        }
+        Ok(())
+    }
+
+    /// Whether an execution may begin with a message of so many bytes: it is the first event of its history.
+    pub(crate) fn lets_begin(self, bytes: usize) -> bool {
+        bytes <= self.0
+    }
+
+    /// The limit in bytes.
+    #[cfg(feature = "embedded")]
+    pub(crate) fn bytes(self) -> i64 {
+        i64::try_from(self.0).unwrap_or(i64::MAX)
     }
 }
 

@@ -1,7 +1,7 @@
 -- sf_claimed_turns: what a claim hands over: instances, messages, key-values, and the histories that the caller's
 -- cache (p_owner, without p_evicted) lacks, smallest first up to p_max_bytes altogether; beyond that they come
 -- as if cached, and the caller reads them. A message that alone is larger than that (and what may wrap it) is NULL: nobody
--- could take it; a continuation, which carries unread events, comes in any case.
+-- could take it; a continuation, which carries unread events, may be as large as the largest turn, 16 times that.
 -- Called by: sf_fetch_orchestration_item, with the instance rows locked.
 -- Locks: none beyond.  Hints: none.  Errors: none.
 CREATE OR REPLACE FUNCTION sf_claimed_turns(
@@ -48,7 +48,8 @@ BEGIN
     CROSS JOIN LATERAL (
         SELECT max(o.attempt_count) AS attempt_count, array_agg(o.message_id) AS ids, array_agg(o.payload) AS payloads
         FROM (SELECT s.attempt_count, s.message_id,
-                     CASE WHEN s.kind = 2 OR octet_length(s.payload) <= p_max_bytes + 65536 THEN s.payload END AS payload
+                     CASE WHEN octet_length(s.payload) <= CASE s.kind WHEN 2 THEN 16 ELSE 1 END * p_max_bytes + 65536
+                          THEN s.payload END AS payload
               FROM sf_message s
               WHERE s.instance_key = k.id AND s.claim = p_claim ORDER BY s.message_id) o) m
     CROSS JOIN LATERAL (SELECT array_agg(v.key) AS keys, array_agg(v.base_value) AS vals,

@@ -11,6 +11,8 @@
 -- `look_us`, `since_us`, `known` (in the row without an activity, where the look was at a part or read much: over 1,000 index
 --     entries, as sf_look_read counts them, beyond what it takes to find so many of each tag): how long the call took; with
 --     p_since_us, where the next look may begin; of a look at all the queue, the tags that it has found.
+-- p_max_bytes: a payload larger than that comes empty: the caller could not take it. One call takes so much altogether, or 16 MiB
+--     if that is more (and one item at least); the rest stays as it is, and `busy` says that a look finds it at once.
 -- p_cache_owner: the caller's history cache; `cached` says that it holds the whole history of the instance.
 --
 -- Called by: op/fetch_work_item.rs.
@@ -19,7 +21,7 @@
 CREATE OR REPLACE FUNCTION sf_fetch_work_item(
     p_batch_id uuid, p_retry boolean, p_claim bigint, p_limit integer, p_lease_ms bigint, p_tags bytea[],
     p_owners bytea[], p_session_lease_ms bigint, p_cache_owner bigint, p_since_us bigint DEFAULT NULL,
-    p_known bytea[] DEFAULT NULL)
+    p_known bytea[] DEFAULT NULL, p_max_bytes bigint DEFAULT 134283264)
 RETURNS TABLE (
     instance_key bigint, work_id bigint, instance_id text, execution_id bigint, activity_id bigint,
     attempt_count integer, owner bytea, in_session boolean, payload bytea, cached boolean, next_due_ms bigint, busy boolean,
@@ -41,6 +43,8 @@ DECLARE
     v_closed boolean;
     v_next   bigint;
     v_found  integer := 0;
+    v_bytes  bigint;               -- of their payloads
+    v_cut    boolean := false;     -- they are too many bytes
     v_ended  boolean := false;     -- some of them were claimed before, and their lease has ended
     v_tell   boolean;
 BEGIN
@@ -58,7 +62,8 @@ BEGIN
     IF p_retry THEN
         RETURN QUERY
         SELECT w.instance_key, w.work_id, i.instance_id, w.execution_id, w.activity_id, w.attempt_count,
-               s.owner, w.session_key IS NOT NULL, w.payload, false, NULL::bigint, false, NULL::bigint, NULL::bigint, NULL::bytea[]
+               s.owner, w.session_key IS NOT NULL,
+               CASE WHEN octet_length(w.payload) <= p_max_bytes THEN w.payload ELSE '' END, false, NULL::bigint, false, NULL::bigint, NULL::bigint, NULL::bytea[]
         -- OFFSET 0: tags and sessions come first, whatever the planner thinks.
         FROM (SELECT a.* FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
                   SELECT q.* FROM sf_work q WHERE q.session_key IS NULL AND q.tag = t.tag AND q.available_at > v_now
@@ -88,10 +93,10 @@ BEGIN
         -- Activities without a session, locked at once: the head that others are taking is passed over.
         SELECT array_agg(c.instance_key ORDER BY c.available_at, c.work_id),
                array_agg(c.work_id ORDER BY c.available_at, c.work_id),
-               array_agg(c.available_at ORDER BY c.available_at, c.work_id), bool_or(c.claim <> 0)
-          INTO v_keys, v_works, v_dues, v_ended
+               array_agg(c.available_at ORDER BY c.available_at, c.work_id), bool_or(c.claim <> 0), sum(c.bytes)
+          INTO v_keys, v_works, v_dues, v_ended, v_bytes
           FROM unnest(v_tags) AS t(tag) CROSS JOIN LATERAL (
-               SELECT w.instance_key, w.work_id, w.available_at, w.claim FROM sf_work w
+               SELECT w.instance_key, w.work_id, w.available_at, w.claim, octet_length(w.payload) AS bytes FROM sf_work w
                WHERE w.session_key IS NULL AND w.tag = t.tag AND w.available_at BETWEEN v_since AND v_now
                ORDER BY w.available_at, w.work_id LIMIT p_limit FOR UPDATE SKIP LOCKED) c;
         v_tell := p_known IS NOT NULL
@@ -99,12 +104,23 @@ BEGIN
         IF p_owners IS NOT NULL AND EXISTS (SELECT FROM sf_session) THEN
             SELECT s.keys, s.works, s.owners, s.busy INTO v_keys, v_works, v_owners, v_busy
             FROM sf_claim_sessions(v_now, p_limit, p_tags, p_owners, p_session_lease_ms, v_keys, v_works, v_dues) s;
-            v_ended := (SELECT true FROM unnest(v_keys, v_works) AS c(key, work_id)
-                        JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
-                        WHERE w.claim <> 0 LIMIT 1);
+            SELECT bool_or(w.claim <> 0), sum(octet_length(w.payload)) INTO v_ended, v_bytes
+            FROM unnest(v_keys, v_works) AS c(key, work_id)
+            JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id;
         ELSE
             v_keys := v_keys[1:p_limit];
             v_works := v_works[1:p_limit];
+        END IF;
+        IF v_bytes > greatest(p_max_bytes, 16777216) THEN
+            SELECT array_agg(b.key ORDER BY b.n), array_agg(b.work_id ORDER BY b.n), array_agg(b.owner ORDER BY b.n),
+                   v_cut OR count(*) < cardinality(v_keys)
+              INTO v_keys, v_works, v_owners, v_cut FROM (
+                SELECT c.*, sum(p.bytes) OVER (ORDER BY c.n) AS running_bytes
+                FROM unnest(v_keys, v_works, v_owners) WITH ORDINALITY AS c(key, work_id, owner, n)
+                JOIN sf_work w ON w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
+                CROSS JOIN LATERAL (SELECT CASE WHEN octet_length(w.payload) <= p_max_bytes THEN octet_length(w.payload)
+                                                ELSE 0 END AS bytes) p) b
+              WHERE b.n = 1 OR b.running_bytes <= greatest(p_max_bytes, 16777216);
         END IF;
         v_found := coalesce(cardinality(v_keys), 0);
         IF v_found > 0 AND (v_ended OR EXISTS (SELECT FROM sf_suspect)) THEN
@@ -114,6 +130,7 @@ BEGIN
         END IF;
         EXIT WHEN cardinality(v_keys) > 0 OR v_found = 0;
     END LOOP;
+    v_busy := v_busy OR v_cut;
     v_found := 0;
     IF cardinality(v_keys) > 0 THEN
         RETURN QUERY
@@ -124,8 +141,7 @@ BEGIN
             WHERE w.instance_key = ANY (ARRAY[c.key]) AND w.work_id = c.work_id
             RETURNING w.instance_key, w.work_id, w.execution_id, w.activity_id, w.attempt_count, c.owner,
                       w.session_key,
-                      -- Larger than any limit allows: nobody could take it.
-                      CASE WHEN octet_length(w.payload) <= 134283264 THEN w.payload ELSE '' END AS payload)
+                      CASE WHEN octet_length(w.payload) <= p_max_bytes THEN w.payload ELSE '' END AS payload)
         SELECT c.instance_key, c.work_id, i.instance_id, c.execution_id, c.activity_id, c.attempt_count, c.owner,
                c.session_key IS NOT NULL, c.payload, coalesce(i.cache_owner = p_cache_owner, false), NULL::bigint, v_busy,
                NULL::bigint, NULL::bigint, NULL::bytea[]

@@ -13,7 +13,8 @@ use super::provider::EmbeddedProvider;
 use super::store::Store;
 use crate::fault::Faults;
 use crate::feed::{Level, Retention};
-use crate::limit::{DEFAULT_PAYLOAD_LIMIT, PayloadLimit};
+use crate::limit::{DEFAULT_PAYLOAD_LIMIT, HistoryLimit, PayloadLimit};
+use crate::memory;
 
 /// What an acknowledged operation survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -157,6 +158,7 @@ pub(crate) struct Settings {
     pub(crate) durability: Durability,
     pub(crate) history_cache_bytes: usize,
     pub(crate) payload_limit: PayloadLimit,
+    pub(crate) history_limit: HistoryLimit,
     pub(crate) readers: usize,
     pub(crate) retry_timeout: Duration,
     pub(crate) trouble_timeout: Duration,
@@ -170,6 +172,7 @@ pub(crate) struct Settings {
 pub struct Builder {
     place: Place,
     payload_limit: usize,
+    history_limit: Option<usize>,
     settings: Settings,
 }
 
@@ -192,11 +195,13 @@ impl Builder {
         Self {
             place,
             payload_limit: DEFAULT_PAYLOAD_LIMIT,
+            history_limit: None,
             settings: Settings {
                 payload_limit: PayloadLimit::default(),
+                history_limit: HistoryLimit::new(None, PayloadLimit::default()),
                 long_poll: LongPoll::default(),
                 durability: Durability::default(),
-                history_cache_bytes: 64 << 20,
+                history_cache_bytes: memory::share(16, 64 << 20),
                 readers: 2,
                 retry_timeout: Duration::from_secs(30),
                 trouble_timeout: Duration::from_secs(3600),
@@ -230,7 +235,8 @@ impl Builder {
         self
     }
 
-    /// Memory for histories that this process has seen. Default 64 MiB; 0 keeps none.
+    /// Memory for histories that this process has seen. Default 64 MiB, or a sixteenth of the memory that this process may
+    /// have, if that is less; 0 keeps none.
     pub fn history_cache_bytes(mut self, bytes: usize) -> Self {
         self.settings.history_cache_bytes = bytes;
         self
@@ -243,6 +249,18 @@ impl Builder {
     /// agree: what was stored under a higher limit is not handed out, and its instance fails.
     pub fn payload_limit(mut self, bytes: usize) -> Self {
         self.payload_limit = bytes;
+        self
+    }
+
+    /// Largest history in bytes, as it is stored, that this provider hands out for a turn. An instance whose history is larger
+    /// fails, by name, after the attempts that the runtime gives it. Default 256 MiB (512 MiB with a `payload_limit` of 32 MiB
+    /// and more), or a sixteenth of the memory that this process may have, if that is less: the least of its limits, its
+    /// control groups' and the machine's. Never less than two payloads.
+    ///
+    /// While it replays, a worker holds a history about six times in each slot that has one, so a worker with many slots and
+    /// large histories needs more memory, or a lower limit. Histories of up to four times the limit can be read.
+    pub fn history_limit(mut self, bytes: usize) -> Self {
+        self.history_limit = Some(bytes);
         self
     }
 
@@ -317,10 +335,12 @@ impl Builder {
         let Self {
             place,
             payload_limit,
+            history_limit,
             mut settings,
         } = self;
         settings.payload_limit =
             PayloadLimit::new(payload_limit).map_err(|why| OpenError::new(OpenErrorKind::Configuration, why))?;
+        settings.history_limit = HistoryLimit::new(history_limit, settings.payload_limit);
         let opened =
             tokio::task::spawn_blocking(move || Store::open(place.clone(), settings).map_err(|e| e.at(&place)));
         match opened.await {

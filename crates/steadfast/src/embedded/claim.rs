@@ -17,6 +17,7 @@ use super::op::schedule::{UNSEEN, UNSTARTED, place};
 use super::transaction::Tx;
 use crate::group::TurnGroup;
 use crate::history_cache::HistoryCache;
+use crate::limit::MAX_CLAIM;
 use crate::token::TurnToken;
 
 /// Most messages and bytes that one turn is handed; the rest waits for the next.
@@ -38,9 +39,18 @@ pub(crate) struct RawTurn {
     pub(crate) messages: Vec<(i64, Option<Vec<u8>>)>,
     /// What the cache had of the history.
     pub(crate) cached: Option<Arc<Vec<Event>>>,
-    /// What follows.
-    pub(crate) events: Vec<Vec<u8>>,
+    /// What follows; or why nothing of it is handed out.
+    pub(crate) events: Result<Vec<Vec<u8>>, String>,
     pub(crate) kv: Vec<(String, String, Option<i64>)>,
+}
+
+impl RawTurn {
+    /// What it takes of memory, beside the cache.
+    fn bytes(&self) -> usize {
+        let messages = self.messages.iter().filter_map(|(_, payload)| payload.as_ref());
+        let events = self.events.iter().flatten();
+        messages.chain(events).map(Vec::len).sum()
+    }
 }
 
 /// What a look found.
@@ -70,7 +80,8 @@ pub(crate) fn turns(
     let lanes = lanes(tx, group)?;
     let mut isolation = Isolation::new(tx, claim)?;
     let mut items = Vec::with_capacity(want);
-    while items.len() < want {
+    let mut bytes = 0;
+    while items.len() < want && bytes < MAX_CLAIM {
         let due = due(tx, &lanes, want - items.len())?;
         if due.is_empty() {
             break;
@@ -80,11 +91,18 @@ pub(crate) fn turns(
                 continue;
             }
             if let Some(turn) = take(tx, cache, group, claim, key)? {
+                bytes += turn.bytes();
                 items.push((None, turn));
+            }
+            if bytes >= MAX_CLAIM {
+                break;
             }
         }
     }
-    let next_due = if items.len() < want {
+    let next_due = if bytes >= MAX_CLAIM {
+        // The rest at once, by another look.
+        Some(Duration::ZERO)
+    } else if items.len() < want {
         next_due(tx, &lanes)?
     } else {
         None
@@ -338,13 +356,13 @@ fn messages(tx: &Tx<'_>, key: i64, unnamed: bool) -> Result<Page, StoreError> {
     };
     let mut messages: Vec<Claimable> = Vec::new();
     let (mut bytes, mut cut) = (0, false);
-    // A continuation carries unread events beside its input: it comes in any case.
+    // A continuation carries unread events beside its input: it may be as large as a history, which it begins.
     let mut statement = tx.statement(
         "SELECT message_id, visible_at, attempt_count,
-                CASE WHEN kind = 2 OR length(payload) <= ?3 THEN payload END
+                CASE WHEN length(payload) <= CASE kind WHEN 2 THEN max(?3, ?4) ELSE ?3 END THEN payload END
          FROM sf_message WHERE instance_key = ?1 AND visible_at <= ?2 ORDER BY visible_at, message_id",
     )?;
-    let mut rows = statement.query((key, tx.now, tx.handed_out))?;
+    let mut rows = statement.query((key, tx.now, tx.handed_out, tx.history_limit.bytes()))?;
     while let Some(row) = rows.next()? {
         if messages.len() == MAX_MESSAGES || bytes >= MAX_BYTES {
             cut = true;
@@ -358,9 +376,9 @@ fn messages(tx: &Tx<'_>, key: i64, unnamed: bool) -> Result<Page, StoreError> {
     if cut && unnamed {
         let starts = tx.all(
             "SELECT message_id, visible_at, attempt_count,
-                    CASE WHEN kind = 2 OR length(payload) <= ?3 THEN payload END
+                    CASE WHEN length(payload) <= CASE kind WHEN 2 THEN max(?3, ?4) ELSE ?3 END THEN payload END
              FROM sf_message WHERE instance_key = ?1 AND kind IN (1, 2) AND visible_at <= ?2",
-            (key, tx.now, tx.handed_out),
+            (key, tx.now, tx.handed_out, tx.history_limit.bytes()),
             read,
         )?;
         for start in starts {
@@ -394,7 +412,7 @@ fn mark(tx: &Tx<'_>, key: i64, claim: i64, page: &Page, upto_at: i64) -> Result<
 }
 
 /// What the cache has of a history, and what follows it in the file.
-type History = (Option<Arc<Vec<Event>>>, Vec<Vec<u8>>);
+type History = (Option<Arc<Vec<Event>>>, Result<Vec<Vec<u8>>, String>);
 
 /// The history of an execution: as far as the cache has it, from there; the rest from the file.
 fn history(tx: &Tx<'_>, cache: &mut HistoryCache, key: i64, header: &Header) -> Result<History, StoreError> {
@@ -402,12 +420,12 @@ fn history(tx: &Tx<'_>, cache: &mut HistoryCache, key: i64, header: &Header) -> 
     let entry = cache.get(key).filter(|c| {
         (c.execution_id, c.revision) == (header.execution_id, header.revision) && c.last_event_id() <= last
     });
-    let (cached, known) = match entry {
+    let (cached, known, held) = match entry {
         Some(entry) => {
-            let known = entry.last_event_id();
-            (Some(entry.events), known)
+            let (known, held) = (entry.last_event_id(), entry.payload_bytes());
+            (Some(entry.events), known, held)
         }
-        None => (None, -1),
+        None => (None, -1, 0),
     };
     let outcome = match (&cached, known == last) {
         (Some(_), true) => "hit",
@@ -415,8 +433,12 @@ fn history(tx: &Tx<'_>, cache: &mut HistoryCache, key: i64, header: &Header) -> 
         (None, _) => "miss",
     };
     metrics::counter!("steadfast_history_cache_total", "outcome" => outcome).increment(1);
-    if known.max(0) == last {
-        return Ok((cached, Vec::new()));
+    let follows = known.max(0) != last;
+    if let Err(error) = tx.history_limit.check(held + if follows { size(tx, key, header, known)? } else { 0 }) {
+        return Ok((None, Err(error.to_string())));
+    }
+    if !follows {
+        return Ok((cached, Ok(Vec::new())));
     }
     let events = tx.all(
         "SELECT payload FROM sf_event WHERE instance_key = ?1 AND execution_id = ?2 AND event_id > ?3
@@ -424,5 +446,15 @@ fn history(tx: &Tx<'_>, cache: &mut HistoryCache, key: i64, header: &Header) -> 
         (key, header.execution_id, known),
         |row| row.get(0),
     )?;
-    Ok((cached, events))
+    Ok((cached, Ok(events)))
+}
+
+/// Bytes of the events after `known`, which are not read for it.
+fn size(tx: &Tx<'_>, key: i64, header: &Header, known: i64) -> Result<usize, StoreError> {
+    let bytes: Option<Option<i64>> = tx.one(
+        "SELECT sum(length(payload)) FROM sf_event WHERE instance_key = ?1 AND execution_id = ?2 AND event_id > ?3",
+        (key, header.execution_id, known),
+        |row| row.get(0),
+    )?;
+    Ok(usize::try_from(bytes.flatten().unwrap_or(0)).unwrap_or(usize::MAX))
 }

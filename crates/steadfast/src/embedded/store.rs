@@ -34,7 +34,7 @@ use crate::batch::{Lane, Limits};
 use crate::feed::Bell;
 use crate::group::{TurnGroup, WorkGroup};
 use crate::history_cache::HistoryCache;
-use crate::limit::PayloadLimit;
+use crate::limit::{HistoryLimit, PayloadLimit};
 use crate::refusal::Refusal;
 use crate::refused::RefusedTurns;
 use crate::sessions::Sessions;
@@ -384,6 +384,11 @@ impl Store {
     /// The largest payload that is taken.
     pub(crate) fn payload_limit(&self) -> PayloadLimit {
         self.settings.payload_limit
+    }
+
+    /// The largest history that is handed out.
+    pub(crate) fn history_limit(&self) -> HistoryLimit {
+        self.settings.history_limit
     }
 
     pub(crate) fn place(&self) -> &Place {

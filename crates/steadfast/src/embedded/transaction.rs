@@ -9,7 +9,7 @@ use super::error::StoreError;
 use super::feed::FeedSettings;
 use super::schema::save_clock;
 use crate::fault::Faults;
-use crate::limit::PayloadLimit;
+use crate::limit::{HistoryLimit, PayloadLimit};
 
 /// What has become available, or will.
 #[derive(Debug, Default, Clone, Copy)]
@@ -36,6 +36,8 @@ pub(crate) struct Tx<'c> {
     pub(crate) effects: Effects,
     /// Largest payload that a claim hands out, in bytes.
     pub(crate) handed_out: i64,
+    /// Largest history, likewise.
+    pub(crate) history_limit: HistoryLimit,
     /// What is recorded, and kept.
     pub(crate) feed: FeedSettings,
     /// End of the change feed, once it was asked for.
@@ -51,7 +53,7 @@ impl<'c> Tx<'c> {
         clock: &Kept,
         faults: &Faults,
         feed: FeedSettings,
-        limit: PayloadLimit,
+        (limit, history_limit): (PayloadLimit, HistoryLimit),
     ) -> Result<Self, StoreError> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let next_id = connection
@@ -71,6 +73,7 @@ impl<'c> Tx<'c> {
             wall_ms: reading.wall_ms,
             effects: Effects::default(),
             handed_out: limit.handed_out(),
+            history_limit,
             feed,
             feed_last: None,
             next_id,

@@ -308,7 +308,7 @@ impl Writer {
             &self.clock,
             &faults,
             self.store.settings.feed,
-            self.store.payload_limit(),
+            (self.store.payload_limit(), self.store.history_limit()),
         )
         .map_err(Trouble::Whole)?;
         if self.mark_due

@@ -20,7 +20,8 @@ use crate::background::Background;
 use crate::catalogue::{Finding, Repair};
 use crate::fault::Faults;
 use crate::feed::{Feed, Level, Retention};
-use crate::limit::{DEFAULT_PAYLOAD_LIMIT, PayloadLimit};
+use crate::limit::{DEFAULT_PAYLOAD_LIMIT, HistoryLimit, PayloadLimit};
+use crate::memory;
 
 /// Schema of providers that name none.
 pub const DEFAULT_SCHEMA: &str = "steadfast";
@@ -190,6 +191,7 @@ pub struct Builder {
     trouble_timeout: Duration,
     history_cache_bytes: usize,
     payload_limit: usize,
+    history_limit: Option<usize>,
     transaction_pooler: bool,
     password: Option<PasswordProvider>,
     feed: (Level, Retention),
@@ -220,8 +222,9 @@ impl Builder {
             install_timeout: Duration::from_secs(120),
             retry_timeout: Duration::from_secs(30),
             trouble_timeout: Duration::from_secs(3600),
-            history_cache_bytes: 64 << 20,
+            history_cache_bytes: memory::share(16, 64 << 20),
             payload_limit: DEFAULT_PAYLOAD_LIMIT,
+            history_limit: None,
             transaction_pooler: false,
             password: None,
             feed: (Level::default(), Retention::default()),
@@ -301,7 +304,8 @@ impl Builder {
         self
     }
 
-    /// Memory for histories that this process has seen. Default 64 MiB; 0 keeps none.
+    /// Memory for histories that this process has seen. Default 64 MiB, or a sixteenth of the memory that this process may
+    /// have, if that is less; 0 keeps none.
     pub fn history_cache_bytes(mut self, bytes: usize) -> Self {
         self.history_cache_bytes = bytes;
         self
@@ -313,6 +317,18 @@ impl Builder {
     /// store should agree: what was stored under a higher limit is not handed out, and its instance fails.
     pub fn payload_limit(mut self, bytes: usize) -> Self {
         self.payload_limit = bytes;
+        self
+    }
+
+    /// Largest history in bytes, as it is stored, that this provider hands out for a turn. An instance whose history is larger
+    /// fails, by name, after the attempts that the runtime gives it. Default 256 MiB (512 MiB with a `payload_limit` of 32 MiB
+    /// and more), or a sixteenth of the memory that this process may have, if that is less: the least of its limits, its
+    /// control groups' and the machine's. Never less than two payloads.
+    ///
+    /// While it replays, a worker holds a history about six times in each slot that has one, so a worker with many slots and
+    /// large histories needs more memory, or a lower limit. Histories of up to four times the limit can be read.
+    pub fn history_limit(mut self, bytes: usize) -> Self {
+        self.history_limit = Some(bytes);
         self
     }
 
@@ -462,6 +478,7 @@ impl Builder {
             PayloadLimit::new(self.payload_limit).map_err(|why| OpenError::new(OpenErrorKind::Configuration, why))?;
         let settings = PipeSettings {
             payload_limit,
+            history_limit: HistoryLimit::new(self.history_limit, payload_limit),
             schema: self.schema.clone(),
             pool_size: self.pool_size.unwrap_or_else(pool_size_from_env),
             call_timeout: self.call_timeout,

@@ -25,7 +25,7 @@ use super::store::later;
 use super::target::{ConnectError, ConnectTarget, Connected};
 use crate::background::Background;
 use crate::fault::{Fault, Faults, When};
-use crate::limit::PayloadLimit;
+use crate::limit::{HistoryLimit, PayloadLimit};
 use crate::trouble::{Gate, Patience, Persistence};
 
 /// Gives the password for a new connection; asked again when the server refused the last one.
@@ -51,8 +51,9 @@ pub(crate) struct PipeSettings {
     /// Behind a transaction-mode pooler: no prepared statements, no session settings, no LISTEN.
     pub(crate) transaction_pooler: bool,
     pub(crate) password: Option<PasswordProvider>,
-    /// The largest payload that is sent.
+    /// The largest payload that is sent; the largest history that is handed out.
     pub(crate) payload_limit: PayloadLimit,
+    pub(crate) history_limit: HistoryLimit,
     pub(crate) access: Access,
 }
 

@@ -40,7 +40,7 @@ use crate::background::Tasks;
 use crate::feed::Bell;
 use crate::group::{TurnGroup, WorkGroup};
 use crate::history_cache::HistoryCache;
-use crate::limit::PayloadLimit;
+use crate::limit::{HistoryLimit, PayloadLimit};
 use crate::refused::RefusedTurns;
 use crate::sessions::Sessions;
 use crate::token::{TurnToken, WorkToken};
@@ -167,6 +167,11 @@ impl Store {
     /// The largest payload that is taken.
     pub(crate) fn payload_limit(&self) -> PayloadLimit {
         self.pipe.settings().payload_limit
+    }
+
+    /// The largest history that is handed out.
+    pub(crate) fn history_limit(&self) -> HistoryLimit {
+        self.pipe.settings().history_limit
     }
 
     pub(crate) fn cache(&self) -> MutexGuard<'_, HistoryCache> {

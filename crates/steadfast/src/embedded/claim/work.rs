@@ -3,12 +3,15 @@
 //! Invariants: as in `claim.rs`; a session's activities go to the worker that holds the session, and sessions that others
 //! hold are never looked into.
 
+use std::time::Duration;
+
 use super::isolation::{Isolation, Item};
 use super::{Looked, delay, until};
 use crate::embedded::error::StoreError;
 use crate::embedded::transaction::Tx;
 use crate::embedded::writer::work_token;
 use crate::group::WorkGroup;
+use crate::limit::MAX_CLAIM;
 use crate::token::WorkToken;
 
 /// A claimed activity as it came from the file.
@@ -47,6 +50,7 @@ pub(crate) fn claim(
         Vec::new()
     };
     let mut items = Vec::with_capacity(owners.len());
+    let mut bytes = 0;
     for (seat, owner) in owners.iter().enumerate() {
         let mut best: Option<Offer> = None;
         if sessions {
@@ -73,10 +77,17 @@ pub(crate) fn claim(
             take_session(tx, group, owner, session)?;
         }
         let raw = take(tx, group, claim, head, session.is_some())?;
+        bytes += raw.payload.len();
         // An activity without a session serves whoever is still there.
         items.push((session.map(|_| seat), raw));
+        if bytes >= MAX_CLAIM {
+            break;
+        }
     }
-    let next_due = if items.len() < owners.len() {
+    let next_due = if bytes >= MAX_CLAIM {
+        // The rest at once, by another look.
+        Some(Duration::ZERO)
+    } else if items.len() < owners.len() {
         next_due(tx, group, owners)?
     } else {
         None
@@ -310,7 +321,7 @@ fn take(
 }
 
 /// When something may become available that this look did not find: the end of a delay or lease, or of a session's.
-fn next_due(tx: &Tx<'_>, group: &WorkGroup, owners: &[Vec<u8>]) -> Result<Option<std::time::Duration>, StoreError> {
+fn next_due(tx: &Tx<'_>, group: &WorkGroup, owners: &[Vec<u8>]) -> Result<Option<Duration>, StoreError> {
     let mut next: Option<i64> = None;
     let mut sooner = |at: Option<i64>| next = next.into_iter().chain(at).min();
     for tag in &tags(tx, group, None)? {

@@ -15,7 +15,7 @@ use super::quarantine::QuarantinedMessages;
 use crate::embedded::claim::RawTurn;
 use crate::embedded::error::StoreError;
 use crate::embedded::store::Store;
-use crate::item::{decode_history, stand_in};
+use crate::item::{decode_history, in_short, stand_in};
 use crate::mailbox;
 use crate::token::TurnToken;
 
@@ -28,12 +28,12 @@ pub(crate) struct ClaimedTurn {
 
 /// Decodes a claim; `None` when nothing of it can be handed over.
 pub(crate) async fn decode(store: &Store, mut raw: RawTurn) -> Result<Option<ClaimedTurn>, StoreError> {
-    let mut messages = decode_messages(store, &raw).await?;
     let large = raw
         .messages
         .iter()
         .find(|(_, payload)| payload.is_none())
         .map(|(id, _)| *id);
+    let mut messages = decode_messages(store, &mut raw).await?;
     if let Some(id) = large {
         let start = match raw.name {
             Some(_) => None,
@@ -44,12 +44,12 @@ pub(crate) async fn decode(store: &Store, mut raw: RawTurn) -> Result<Option<Cla
     if messages.is_empty() {
         return Ok(None);
     }
-    let history = match history(store, &mut raw) {
-        _ if large.is_some() => Err(format!(
-            "a message cannot be handed out: {}",
-            store.payload_limit().too_large()
-        )),
-        history => history,
+    if large.is_some() {
+        raw.events = Err(format!("a message cannot be handed out: {}", store.payload_limit().too_large()));
+    }
+    let history = match std::mem::replace(&mut raw.events, Ok(Vec::new())) {
+        Ok(events) => history(store, &mut raw, events),
+        Err(why) => withheld(store, &raw.instance, why).await?,
     };
     if let Ok(events) = &history {
         messages = hold_back(store, raw.token, events, messages).await?;
@@ -117,9 +117,18 @@ fn name_from(events: &[Event], messages: &[WorkItem]) -> (String, Option<String>
     started.or_else(start).unwrap_or_default()
 }
 
-fn history(store: &Store, raw: &mut RawTurn) -> Result<Vec<Event>, String> {
-    let fresh = decode_history(&raw.events)?;
-    let bytes = raw.events.iter().map(Vec::len).sum();
+/// What is handed out instead of a history when something is too large: why, unless the instance has ended. Then whatever is
+/// still sent to it is to be acknowledged, not to fail it once more.
+async fn withheld(store: &Store, instance: &str, why: String) -> Result<Result<Vec<Event>, String>, StoreError> {
+    let detail = super::instance_detail::get(store, instance).await?;
+    Ok(detail.and_then(|d| in_short(&d.summary)).ok_or(why))
+}
+
+fn history(store: &Store, raw: &mut RawTurn, events: Vec<Vec<u8>>) -> Result<Vec<Event>, String> {
+    let fresh = decode_history(&events)?;
+    let bytes = events.iter().map(Vec::len).sum();
+    // As decoded it is all there once more.
+    drop(events);
     let key = raw.token.instance_key;
     match raw.cached.take() {
         Some(cached) => {
@@ -133,23 +142,29 @@ fn history(store: &Store, raw: &mut RawTurn) -> Result<Vec<Event>, String> {
             Ok(all)
         }
         None => {
-            let shared = Arc::new(fresh.clone());
-            store
-                .cache()
-                .put_named(&raw.instance, key, raw.execution_id, raw.revision, shared, bytes);
-            Ok(fresh)
+            let shared = Arc::new(fresh);
+            store.cache().put_named(
+                &raw.instance,
+                key,
+                raw.execution_id,
+                raw.revision,
+                Arc::clone(&shared),
+                bytes,
+            );
+            // Without a copy where the cache has not kept it.
+            Ok(Arc::unwrap_or_clone(shared))
         }
     }
 }
 
-async fn decode_messages(store: &Store, raw: &RawTurn) -> Result<Vec<(i64, WorkItem)>, StoreError> {
+async fn decode_messages(store: &Store, raw: &mut RawTurn) -> Result<Vec<(i64, WorkItem)>, StoreError> {
     let mut messages = Vec::with_capacity(raw.messages.len());
     let mut bad = Vec::new();
-    for (id, payload) in &raw.messages {
+    for (id, payload) in std::mem::take(&mut raw.messages) {
         let Some(payload) = payload else { continue };
-        match serde_json::from_slice(payload) {
-            Ok(item) => messages.push((*id, item)),
-            Err(error) => bad.push((*id, error.to_string())),
+        match serde_json::from_slice(&payload) {
+            Ok(item) => messages.push((id, item)),
+            Err(error) => bad.push((id, error.to_string())),
         }
     }
     if let Some((_, error)) = bad.first() {

@@ -12,6 +12,7 @@ use crate::embedded::error::StoreError;
 use crate::embedded::store::Store;
 use crate::history_cache::CachedHistory;
 use crate::item::decode_history;
+use crate::limit::HistoryLimit;
 
 /// What the file says of a history.
 struct Found {
@@ -45,13 +46,14 @@ pub(crate) async fn read_execution(
         revision: entry.revision,
         last_event_id: entry.last_event_id(),
     });
-    let id = instance.to_owned();
+    let (id, limit) = (instance.to_owned(), store.history_limit());
     let found = store
-        .ask(move |connection| look(connection, &id, execution_id, known))
+        .ask(move |connection| look(connection, &id, execution_id, known, limit))
         .await?;
     let Some(found) = found else { return Ok(Vec::new()) };
     let bytes = found.events.iter().map(Vec::len).sum();
     let fresh = decode_history(&found.events).map_err(|e| StoreError::Decode(format!("{instance}: {e}")))?;
+    drop(found.events);
     if let (true, Some((_, entry))) = (found.partial, cached) {
         let mut events = Arc::unwrap_or_clone(entry.events);
         if !fresh.is_empty() {
@@ -63,10 +65,16 @@ pub(crate) async fn read_execution(
         return Ok(events);
     }
     if execution_id.is_none() && !fresh.is_empty() {
-        let whole = Arc::new(fresh.clone());
-        store
-            .cache()
-            .put_named(instance, found.key, found.execution_id, found.revision, whole, bytes);
+        let whole = Arc::new(fresh);
+        store.cache().put_named(
+            instance,
+            found.key,
+            found.execution_id,
+            found.revision,
+            Arc::clone(&whole),
+            bytes,
+        );
+        return Ok(Arc::unwrap_or_clone(whole));
     }
     Ok(fresh)
 }
@@ -82,6 +90,7 @@ fn look(
     instance: &str,
     wanted: Option<i64>,
     known: Option<Known>,
+    limit: HistoryLimit,
 ) -> Result<Option<Found>, StoreError> {
     let header: Option<(i64, i64, i64)> = connection
         .prepare_cached("SELECT instance_key, execution_id, history_revision FROM sf_instance WHERE instance_id = ?1")?
@@ -101,6 +110,13 @@ fn look(
     let events = if last.is_none_or(|last| last <= after) {
         Vec::new()
     } else {
+        let bytes: i64 = connection
+            .prepare_cached(
+                "SELECT coalesce(sum(length(payload)), 0) FROM sf_event
+                 WHERE instance_key = ?1 AND execution_id = ?2 AND event_id > ?3",
+            )?
+            .query_row((key, execution_id, after), |row| row.get(0))?;
+        limit.check_read(usize::try_from(bytes).unwrap_or(usize::MAX))?;
         let mut statement = connection.prepare_cached(
             "SELECT payload FROM sf_event WHERE instance_key = ?1 AND execution_id = ?2 AND event_id > ?3
              ORDER BY event_id",

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use super::abandon_orchestration_item::AbandonedTurn;
 use crate::group::{TurnGroup, millis};
-use crate::item::{decode_history, stand_in};
+use crate::item::{ItemError, decode_history, in_short, stand_in};
 use crate::mailbox;
 use crate::postgres::error::StoreError;
 use crate::postgres::exchange::Targets;
@@ -230,13 +230,13 @@ async fn decode_turn(
     };
     let attempt_count: i32 = column(row, "attempt_count")?;
     let message_ids: Vec<i64> = column(row, "message_ids")?;
-    let payloads: Vec<Option<Vec<u8>>> = column(row, "messages")?;
+    let payloads: Vec<Option<&[u8]>> = column(row, "messages")?;
     let token = token_of(group, claim, header.instance_key, &message_ids);
     let limit = store.payload_limit();
     let (small, large): (Vec<_>, Vec<_>) = message_ids
         .iter()
         .zip(payloads)
-        .partition(|(_, payload)| payload.as_ref().is_some_and(|p| limit.hands_out(p)));
+        .partition(|(_, payload)| payload.as_ref().is_some_and(|p| limit.hands_out(p, store.history_limit())));
     let mut messages = decode_messages(store, &header, claim, &small).await?;
     if let Some((id, _)) = large.first() {
         let unnamed = column::<Option<Vec<u8>>>(row, "orchestration_name")?.is_none();
@@ -254,8 +254,14 @@ async fn decode_turn(
         return Ok(None);
     }
     let history = match history(store, &header, row).await {
-        _ if !large.is_empty() => Err(format!("a message cannot be handed out: {}", limit.too_large())),
+        _ if !large.is_empty() => {
+            let why = format!("a message cannot be handed out: {}", limit.too_large());
+            withheld(store, &header, why).await?
+        }
         Ok(events) => Ok(events),
+        Err(StoreError::Item(error @ ItemError::HistoryTooLarge { .. })) => {
+            withheld(store, &header, error.to_string()).await?
+        }
         // Trouble that passes is no fault of the history's.
         Err(error) if error.may_pass() => return Err(error),
         Err(error) => Err(error.to_string()),
@@ -293,6 +299,17 @@ async fn decode_turn(
         token,
         attempt_count: u32::try_from(attempt_count).unwrap_or(u32::MAX),
     }))
+}
+
+/// What is handed out instead of a history when something is too large: why, unless the instance has ended. Then whatever is
+/// still sent to it is to be acknowledged, not to fail it once more.
+async fn withheld(
+    store: &Arc<Store>,
+    header: &Header,
+    why: String,
+) -> Result<Result<Vec<Event>, String>, StoreError> {
+    let detail = super::instance_detail::get(store, &header.instance).await?;
+    Ok(detail.and_then(|d| in_short(&d.summary)).ok_or(why))
 }
 
 /// An instance without a row of its own yet is named by its first event or by the message that starts it.
@@ -349,6 +366,7 @@ async fn history(store: &Arc<Store>, header: &Header, row: &Row) -> Result<Vec<E
                 && c.last_event_id() == header.last_event_id
         });
         if let Some(entry) = entry {
+            store.history_limit().check(entry.payload_bytes())?;
             metrics::counter!("steadfast_history_cache_total", "outcome" => "hit").increment(1);
             return Ok(Vec::clone(&entry.events));
         }
@@ -356,11 +374,10 @@ async fn history(store: &Arc<Store>, header: &Header, row: &Row) -> Result<Vec<E
         // landed without our knowing.
         metrics::counter!("steadfast_history_cache_total", "outcome" => "stale").increment(1);
         store.cache().remove(header.instance_key);
+        // Asked first, so that nothing is read in vain.
+        let bytes = super::history_size::get(store, &header.instance, header.execution_id).await?;
+        store.history_limit().check(bytes)?;
         let events = super::read::read_execution(store, &header.instance, Some(header.execution_id)).await?;
-        let bytes = events
-            .iter()
-            .map(|e| serde_json::to_vec(e).map_or(0, |b| b.len()))
-            .sum();
         let shared = Arc::new(events);
         store.cache().put_named(
             &header.instance,
@@ -370,12 +387,14 @@ async fn history(store: &Arc<Store>, header: &Header, row: &Row) -> Result<Vec<E
             Arc::clone(&shared),
             bytes,
         );
-        return Ok(Vec::clone(&shared));
+        // Without a copy where the cache has not kept it.
+        return Ok(Arc::unwrap_or_clone(shared));
     }
     metrics::counter!("steadfast_history_cache_total", "outcome" => "miss").increment(1);
-    let payloads: Vec<Vec<u8>> = column::<Option<Vec<Vec<u8>>>>(row, "events")?.unwrap_or_default();
+    let payloads: Vec<&[u8]> = column::<Option<Vec<&[u8]>>>(row, "events")?.unwrap_or_default();
+    let bytes = payloads.iter().map(|p| p.len()).sum();
+    store.history_limit().check(bytes)?;
     let events = decode_history(&payloads).map_err(StoreError::Decode)?;
-    let bytes = payloads.iter().map(Vec::len).sum();
     let shared = Arc::new(events);
     store.cache().put_named(
         &header.instance,
@@ -385,19 +404,19 @@ async fn history(store: &Arc<Store>, header: &Header, row: &Row) -> Result<Vec<E
         Arc::clone(&shared),
         bytes,
     );
-    Ok(Vec::clone(&shared))
+    Ok(Arc::unwrap_or_clone(shared))
 }
 
 async fn decode_messages(
     store: &Arc<Store>,
     header: &Header,
     claim: i64,
-    stored: &[(&i64, Option<Vec<u8>>)],
+    stored: &[(&i64, Option<&[u8]>)],
 ) -> Result<Vec<(i64, WorkItem)>, StoreError> {
     let mut messages = Vec::with_capacity(stored.len());
     let (mut bad, mut errors) = (Vec::new(), Vec::new());
     for (id, payload) in stored {
-        match serde_json::from_slice(payload.as_deref().unwrap_or_default()) {
+        match serde_json::from_slice(payload.unwrap_or_default()) {
             Ok(item) => messages.push((**id, item)),
             Err(error) => {
                 bad.push(**id);

@@ -92,6 +92,7 @@ impl Claimer for WorkClaimer {
             .big(store.cache().owner())
             .big_opt(since_us)
             .maybe_byteas(known)
+            .big(store.payload_limit().handed_out())
     }
 
     async fn decode(
@@ -210,7 +211,8 @@ async fn decode_work(
     };
     let attempt_count: i32 = column(row, "attempt_count")?;
     let payload: &[u8] = column(row, "payload")?;
-    if payload.is_empty() || !store.payload_limit().hands_out(payload) {
+    // Empty where it is too large, even while a server of yesterday hands out more.
+    if payload.is_empty() || !store.payload_limit().hands_out(payload, store.history_limit()) {
         return quarantine(store, &token, row, store.payload_limit().too_large()).await;
     }
     match serde_json::from_slice::<WorkItem>(payload) {

@@ -17,6 +17,7 @@ pub(crate) mod fetch_work_item;
 pub(crate) mod get_custom_status;
 pub(crate) mod get_instance_stats;
 pub(crate) mod get_kv;
+pub(crate) mod history_size;
 pub(crate) mod instance_detail;
 pub(crate) mod list_children;
 pub(crate) mod list_executions;

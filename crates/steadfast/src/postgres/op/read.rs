@@ -97,6 +97,8 @@ struct Page {
 
 /// Reads the rest of a large history, page by page.
 async fn read_on(store: &Arc<Store>, call: &Read, mut page: Page) -> Result<Vec<Event>, StoreError> {
+    let bytes = super::history_size::get(store, &call.instance, page.execution_id).await?;
+    store.history_limit().check_read(bytes)?;
     while !page.complete {
         let last = page.events.last().map_or(0, |e| e.event_id as i64);
         let params = Params::new()
@@ -122,7 +124,7 @@ async fn read_on(store: &Arc<Store>, call: &Read, mut page: Page) -> Result<Vec<
 }
 
 fn decode_page(call: &Read, row: &Row) -> Result<Vec<Event>, StoreError> {
-    let payloads: Vec<Vec<u8>> = column(row, "events")?;
+    let payloads: Vec<&[u8]> = column(row, "events")?;
     decode_history(&payloads).map_err(|e| StoreError::Decode(format!("{}: {e}", call.instance)))
 }
 

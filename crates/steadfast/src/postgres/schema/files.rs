@@ -21,6 +21,11 @@ pub(super) const MIGRATIONS: &[(u32, &str, &str)] = &[
         "0006_feed_liveness",
         include_str!("../../../sql/tables/0006_feed_liveness.sql"),
     ),
+    (
+        7,
+        "0007_work_bytes",
+        include_str!("../../../sql/tables/0007_work_bytes.sql"),
+    ),
 ];
 
 /// Stored functions, today's definitions.
@@ -61,6 +66,7 @@ pub(super) const FUNCTIONS: &[(&str, &str)] = files!("functions":
     "get_kv",
     "handed_work",
     "history_changed",
+    "history_size",
     "hold_messages",
     "inbox_head",
     "inbox_park",
