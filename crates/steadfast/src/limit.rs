@@ -106,7 +106,11 @@ impl HistoryLimit {
     /// memory that the process may have, if that is less. What a payload within its limit makes of a history is always let pass.
     pub(crate) fn new(given: Option<usize>, payload: PayloadLimit) -> Self {
         let least = 2 * (payload.0 + WRAPPING);
-        Self(given.unwrap_or_else(|| memory::share(PARTS_OF_MEMORY, payload.turn().max(MAX_HISTORY))).max(least))
+        Self(
+            given
+                .unwrap_or_else(|| memory::share(PARTS_OF_MEMORY, payload.turn().max(MAX_HISTORY)))
+                .max(least),
+        )
     }
 
     /// Refuses to hand out a history of so many bytes.

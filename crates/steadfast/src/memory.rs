@@ -77,7 +77,10 @@ mod tests {
                       Max address space         unlimited            unlimited            bytes     \n";
         assert_eq!(of_process(limits), Some(536_870_912));
         assert_eq!(of_process(&limits.replace("536870912", "unlimited")), None);
-        assert_eq!(of_machine("MemTotal:       24689664 kB\nMemFree: 1 kB\n"), Some(24_689_664 << 10));
+        assert_eq!(
+            of_machine("MemTotal:       24689664 kB\nMemFree: 1 kB\n"),
+            Some(24_689_664 << 10)
+        );
         assert_eq!(number("max\n"), None);
         assert_eq!(number("268435456\n"), Some(268_435_456));
     }

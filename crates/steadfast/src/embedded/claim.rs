@@ -18,6 +18,7 @@ use super::transaction::Tx;
 use crate::group::TurnGroup;
 use crate::history_cache::HistoryCache;
 use crate::limit::MAX_CLAIM;
+use crate::pending::LISTED_BYTES;
 use crate::token::TurnToken;
 
 /// Most messages and bytes that one turn is handed; the rest waits for the next.
@@ -259,6 +260,7 @@ fn take(
         place(tx, key)?;
         return Ok(None);
     };
+    set_aside(tx, key, &header.instance, &page)?;
     mark(tx, key, claim, &page, upto_at)?;
     tx.execute(
         "UPDATE sf_turn SET claim = ?2, available_at = ?3, leased_at = ?4, lease_ms = ?5, upto_at = ?6
@@ -334,7 +336,9 @@ struct Claimable {
     id: i64,
     visible_at: i64,
     attempts: i64,
+    /// Unless it is too large, or was: [`set_aside`].
     payload: Option<Vec<u8>>,
+    bytes: i64,
 }
 
 struct Page {
@@ -352,6 +356,7 @@ fn messages(tx: &Tx<'_>, key: i64, unnamed: bool) -> Result<Page, StoreError> {
             visible_at: row.get(1)?,
             attempts: row.get(2)?,
             payload: row.get(3)?,
+            bytes: row.get(4)?,
         })
     };
     let mut messages: Vec<Claimable> = Vec::new();
@@ -359,7 +364,8 @@ fn messages(tx: &Tx<'_>, key: i64, unnamed: bool) -> Result<Page, StoreError> {
     // A continuation carries unread events beside its input: it may be as large as a history, which it begins.
     let mut statement = tx.statement(
         "SELECT message_id, visible_at, attempt_count,
-                CASE WHEN length(payload) <= CASE kind WHEN 2 THEN max(?3, ?4) ELSE ?3 END THEN payload END
+                CASE WHEN length(payload) <= CASE kind WHEN 2 THEN max(?3, ?4) ELSE ?3 END
+                          AND substr(payload, 1, 1) <> x'20' THEN payload END, length(payload)
          FROM sf_message WHERE instance_key = ?1 AND visible_at <= ?2 ORDER BY visible_at, message_id",
     )?;
     let mut rows = statement.query((key, tx.now, tx.handed_out, tx.history_limit.bytes()))?;
@@ -376,7 +382,8 @@ fn messages(tx: &Tx<'_>, key: i64, unnamed: bool) -> Result<Page, StoreError> {
     if cut && unnamed {
         let starts = tx.all(
             "SELECT message_id, visible_at, attempt_count,
-                    CASE WHEN length(payload) <= CASE kind WHEN 2 THEN max(?3, ?4) ELSE ?3 END THEN payload END
+                    CASE WHEN length(payload) <= CASE kind WHEN 2 THEN max(?3, ?4) ELSE ?3 END
+                              AND substr(payload, 1, 1) <> x'20' THEN payload END, length(payload)
              FROM sf_message WHERE instance_key = ?1 AND kind IN (1, 2) AND visible_at <= ?2",
             (key, tx.now, tx.handed_out, tx.history_limit.bytes()),
             read,
@@ -389,6 +396,38 @@ fn messages(tx: &Tx<'_>, key: i64, unnamed: bool) -> Result<Page, StoreError> {
     }
     messages.sort_unstable_by_key(|m| m.id);
     Ok(Page { messages, cut })
+}
+
+/// A row is written as a whole whenever anything of it changes: one that is too large to be handed out would be written twice
+/// with each attempt, and everybody would wait for that. So its payload goes to the quarantine, once. What stays is its
+/// beginning, which says what it starts, behind a space, with which no payload begins.
+fn set_aside(tx: &Tx<'_>, key: i64, instance: &str, page: &Page) -> Result<(), StoreError> {
+    let whole = |m: &&Claimable| m.payload.is_none() && m.bytes > i64::from(LISTED_BYTES) + 1;
+    for message in page.messages.iter().filter(whole) {
+        let at = (key, message.visible_at, message.id);
+        tracing::error!(target: "steadfast", instance, bytes = message.bytes,
+            "a message is larger than payload_limit: its instance will fail");
+        metrics::counter!("steadfast_quarantined_total", "queue" => "orchestrator").increment(1);
+        let beginning: Option<Vec<u8>> = tx.one(
+            "SELECT substr(payload, 1, ?4) FROM sf_message
+             WHERE instance_key = ?1 AND visible_at = ?2 AND message_id = ?3",
+            (at.0, at.1, at.2, LISTED_BYTES),
+            |row| row.get(0),
+        )?;
+        tx.execute(
+            "INSERT INTO sf_quarantine (queue, instance_id, error, payload, quarantined_at_ms)
+             SELECT 'orchestrator', ?4, 'larger than payload_limit', payload, ?5 FROM sf_message
+             WHERE instance_key = ?1 AND visible_at = ?2 AND message_id = ?3",
+            (at.0, at.1, at.2, instance, tx.wall_ms),
+        )?;
+        let mut left = vec![b' '];
+        left.extend(beginning.unwrap_or_default());
+        tx.execute(
+            "UPDATE sf_message SET payload = ?4 WHERE instance_key = ?1 AND visible_at = ?2 AND message_id = ?3",
+            (at.0, at.1, at.2, left),
+        )?;
+    }
+    Ok(())
 }
 
 /// Marks the messages as the claim's, and counts the attempt.
@@ -434,7 +473,10 @@ fn history(tx: &Tx<'_>, cache: &mut HistoryCache, key: i64, header: &Header) -> 
     };
     metrics::counter!("steadfast_history_cache_total", "outcome" => outcome).increment(1);
     let follows = known.max(0) != last;
-    if let Err(error) = tx.history_limit.check(held + if follows { size(tx, key, header, known)? } else { 0 }) {
+    if let Err(error) = tx
+        .history_limit
+        .check(held + if follows { size(tx, key, header, known)? } else { 0 })
+    {
         return Ok((None, Err(error.to_string())));
     }
     if !follows {

@@ -45,7 +45,10 @@ pub(crate) async fn decode(store: &Store, mut raw: RawTurn) -> Result<Option<Cla
         return Ok(None);
     }
     if large.is_some() {
-        raw.events = Err(format!("a message cannot be handed out: {}", store.payload_limit().too_large()));
+        raw.events = Err(format!(
+            "a message cannot be handed out: {}",
+            store.payload_limit().too_large()
+        ));
     }
     let history = match std::mem::replace(&mut raw.events, Ok(Vec::new())) {
         Ok(events) => history(store, &mut raw, events),

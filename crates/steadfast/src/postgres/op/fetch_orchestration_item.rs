@@ -233,10 +233,11 @@ async fn decode_turn(
     let payloads: Vec<Option<&[u8]>> = column(row, "messages")?;
     let token = token_of(group, claim, header.instance_key, &message_ids);
     let limit = store.payload_limit();
-    let (small, large): (Vec<_>, Vec<_>) = message_ids
-        .iter()
-        .zip(payloads)
-        .partition(|(_, payload)| payload.as_ref().is_some_and(|p| limit.hands_out(p, store.history_limit())));
+    let (small, large): (Vec<_>, Vec<_>) = message_ids.iter().zip(payloads).partition(|(_, payload)| {
+        payload
+            .as_ref()
+            .is_some_and(|p| limit.hands_out(p, store.history_limit()))
+    });
     let mut messages = decode_messages(store, &header, claim, &small).await?;
     if let Some((id, _)) = large.first() {
         let unnamed = column::<Option<Vec<u8>>>(row, "orchestration_name")?.is_none();
@@ -303,11 +304,7 @@ async fn decode_turn(
 
 /// What is handed out instead of a history when something is too large: why, unless the instance has ended. Then whatever is
 /// still sent to it is to be acknowledged, not to fail it once more.
-async fn withheld(
-    store: &Arc<Store>,
-    header: &Header,
-    why: String,
-) -> Result<Result<Vec<Event>, String>, StoreError> {
+async fn withheld(store: &Arc<Store>, header: &Header, why: String) -> Result<Result<Vec<Event>, String>, StoreError> {
     let detail = super::instance_detail::get(store, &header.instance).await?;
     Ok(detail.and_then(|d| in_short(&d.summary)).ok_or(why))
 }

@@ -127,13 +127,21 @@ impl Field {
             &[17, 40, 120]
         };
         for (n, size) in beyond.iter().enumerate() {
-            self.start(&format!("beyond {n}"), "length", "x".repeat(size * MIB)).await;
+            self.start(&format!("beyond {n}"), "length", "x".repeat(size * MIB))
+                .await;
         }
         self.small("beside payloads").await;
         for (n, size) in beyond.iter().enumerate() {
             self.fails_by_name(&format!("beyond {n}"), "payload_limit").await;
             self.ran(format!("a planted input of {size} MiB"));
         }
+    }
+
+    /// How many items a queue holds.
+    async fn held(&self, queue: &str) -> u64 {
+        let queues = self.planter.queues().await.expect("the queues");
+        let of = queues.iter().filter(|q| q.queue == queue);
+        of.map(|q| q.ready + q.delayed + q.leased).sum()
     }
 
     /// Activities that others have queued, for an instance that has ended: those that fit are run, the others set aside.
@@ -144,7 +152,7 @@ impl Field {
         } else {
             &[&[1, 8, 15], &[15; 6], &[17, 40, 120, 120]]
         };
-        let mut set_aside = 0;
+        let mut set_aside = self.held("quarantine").await;
         for (round, sizes) in rounds.iter().enumerate() {
             for (n, size) in sizes.iter().enumerate() {
                 let item = WorkItem::ActivityExecute {
@@ -161,12 +169,8 @@ impl Field {
             }
             self.small(&format!("beside activities {round}")).await;
             eventually("the activities are done", async || {
-                let queues = self.planter.queues().await.expect("the queues");
-                let held = |name| {
-                    let of = queues.iter().filter(|q| q.queue == name);
-                    of.map(|q| q.ready + q.delayed + q.leased).sum::<u64>()
-                };
-                (held("worker") == 0 && held("quarantine") == set_aside).then_some(())
+                let (left, aside) = (self.held("worker").await, self.held("quarantine").await);
+                (left == 0 && aside == set_aside).then_some(())
             })
             .await;
             self.ran(format!("planted activities of {sizes:?} MiB"));
@@ -236,7 +240,10 @@ impl Field {
             (seen.pending_messages == 0).then_some(())
         })
         .await;
-        self.ran(format!("a message for a failed instance with a history of {} MiB", beyond[0]));
+        self.ran(format!(
+            "a message for a failed instance with a history of {} MiB",
+            beyond[0]
+        ));
     }
 }
 

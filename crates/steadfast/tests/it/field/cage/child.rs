@@ -120,7 +120,11 @@ fn entry() {
     if let Some(path) = probe {
         let said = runtime.block_on(look_through(Path::new(&path)));
         let status = std::fs::read_to_string("/proc/self/status").expect("its status");
-        eprintln!("\nsaid: {}\npeak: {}", said.replace('\n', " "), peak_in(&status).expect("its peak"));
+        eprintln!(
+            "\nsaid: {}\npeak: {}",
+            said.replace('\n', " "),
+            peak_in(&status).expect("its peak")
+        );
         return;
     }
     let worker = runtime.block_on(work(schema, file));
@@ -142,7 +146,9 @@ async fn work(schema: Option<String>, file: Option<String>) -> Arc<Runtime> {
     };
     let length = |input: String| Ok::<_, String>(input.len().to_string());
     let workflows = orchestrations()
-        .register("length", move |_: OrchestrationContext, input: String| async move { length(input) })
+        .register("length", move |_: OrchestrationContext, input: String| async move {
+            length(input)
+        })
         .register("wait", |ctx: OrchestrationContext, _: String| async move {
             ctx.schedule_wait("go").await;
             Ok("went".to_owned())
@@ -151,7 +157,9 @@ async fn work(schema: Option<String>, file: Option<String>) -> Arc<Runtime> {
             ctx.schedule_activity("length", input).await
         });
     let activities = ActivityRegistry::builder()
-        .register("length", move |_: ActivityContext, input: String| async move { length(input) });
+        .register("length", move |_: ActivityContext, input: String| async move {
+            length(input)
+        });
     Runtime::start_with_store(provider, activities.build(), workflows.build()).await
 }
 

@@ -50,7 +50,11 @@ fn mutations(bytes: u64) -> Vec<Mutation> {
 }
 
 fn mutate(path: &Path, mutation: Mutation) {
-    let file = std::fs::File::options().read(true).write(true).open(path).expect("open the copy");
+    let file = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(path)
+        .expect("open the copy");
     match mutation {
         Mutation::Cut(bytes) => file.set_len(bytes).expect("cut it"),
         Mutation::Turned { at, count } => {
@@ -93,11 +97,24 @@ pub(super) async fn files(cells: &mut Cells) {
         let path = place.path().join("store.db");
         std::fs::copy(&sound, &path).expect("copy it");
         mutate(&path, mutation);
-        let probed = tokio::task::spawn_blocking(move || probe(&path, CAGE)).await.expect("probe it");
-        assert!(probed.status.success(), "{mutation:?}: {}: {}", probed.status, probed.said);
-        assert!(probed.peak > 0 && probed.peak <= CAGE, "{mutation:?}: peak {}", probed.peak);
+        let probed = tokio::task::spawn_blocking(move || probe(&path, CAGE))
+            .await
+            .expect("probe it");
         assert!(
-            ["worked", "not opened: ", "opened, but "].iter().any(|begin| probed.said.starts_with(begin)),
+            probed.status.success(),
+            "{mutation:?}: {}: {}",
+            probed.status,
+            probed.said
+        );
+        assert!(
+            probed.peak > 0 && probed.peak <= CAGE,
+            "{mutation:?}: peak {}",
+            probed.peak
+        );
+        assert!(
+            ["worked", "not opened: ", "opened, but "]
+                .iter()
+                .any(|begin| probed.said.starts_with(begin)),
             "{mutation:?}: {}",
             probed.said
         );
@@ -107,5 +124,8 @@ pub(super) async fn files(cells: &mut Cells) {
     }
     // A test that changes nothing would find nothing.
     assert!(refused >= 10, "{refused} of {ran} were noticed");
-    cells.apart(format!("{ran} changed files, {refused} of them refused in part or whole"), highest);
+    cells.apart(
+        format!("{ran} changed files, {refused} of them refused in part or whole"),
+        highest,
+    );
 }
