@@ -23,7 +23,6 @@ mod item;
 mod limit;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod mailbox;
-mod memory;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod pending;
 #[cfg(feature = "postgres")]
@@ -50,4 +49,4 @@ mod wake;
 pub struct Readme;
 
 pub use item::{ItemError, MAX_INSTANCE_ID_BYTES};
-pub use limit::{DEFAULT_PAYLOAD_LIMIT, MAX_PAYLOAD_LIMIT};
+pub use limit::{DEFAULT_HISTORY_LIMIT, DEFAULT_PAYLOAD_LIMIT, MAX_PAYLOAD_LIMIT};

@@ -6,7 +6,6 @@ use duroxide::ErrorDetails;
 use duroxide::providers::WorkItem;
 
 use crate::item::ItemError;
-use crate::memory;
 
 /// Largest payload, in bytes as it is stored, where the builder says nothing else: 16 MiB.
 pub const DEFAULT_PAYLOAD_LIMIT: usize = 16 << 20;
@@ -23,12 +22,10 @@ const MAX_QUOTED: usize = 16 << 10;
 
 /// What one claim brings altogether, beyond its first item: the rest is claimed by the next look, at once.
 pub(crate) const MAX_CLAIM: usize = 16 << 20;
-/// Largest history where nothing else is said and memory is plenty, unless one turn may write more.
-const MAX_HISTORY: usize = 256 << 20;
-/// So many parts of a worker's memory a history may take, where nothing else is said: replay holds each event five times
-/// (what was handed over, the runtime's own copy, the engine's, the turn's, and what was delivered to the workflow), the
-/// cache once more, and two slots replay at a time; a quarter is left for all else.
-const PARTS_OF_MEMORY: usize = 16;
+/// Largest history that is handed out for a turn, in bytes as it is stored, where the builder says nothing else: 256 MiB.
+/// Replay holds each event five times (what was handed over, the runtime's own copy, the engine's, the turn's, and what was
+/// delivered to the workflow), and the cache may hold it once more.
+pub const DEFAULT_HISTORY_LIMIT: usize = 256 << 20;
 /// Histories up to so many times the limit are read for people and clients, who do not replay them.
 const READ: usize = 4;
 
@@ -102,15 +99,9 @@ impl PayloadLimit {
 pub(crate) struct HistoryLimit(usize);
 
 impl HistoryLimit {
-    /// A limit that a builder was given, or else what this process can replay: 256 MiB (or what one turn may write), or its part of the
-    /// memory that the process may have, if that is less. What a payload within its limit makes of a history is always let pass.
-    pub(crate) fn new(given: Option<usize>, payload: PayloadLimit) -> Self {
-        let least = 2 * (payload.0 + WRAPPING);
-        Self(
-            given
-                .unwrap_or_else(|| memory::share(PARTS_OF_MEMORY, payload.turn().max(MAX_HISTORY)))
-                .max(least),
-        )
+    /// A limit that a builder was given. What a payload within its limit makes of a history is let pass in any case.
+    pub(crate) fn new(bytes: usize, payload: PayloadLimit) -> Self {
+        Self(bytes.max(2 * (payload.0 + WRAPPING)))
     }
 
     /// Refuses to hand out a history of so many bytes.

@@ -15,7 +15,6 @@ use super::builder::{Durability, OpenError, OpenErrorKind};
 use super::error::StoreError;
 use super::presence::{Presence, beside};
 use super::{log, look};
-use crate::memory;
 
 /// Marks our files (bytes 68 to 71 of the header): "SfEm".
 pub(crate) const APPLICATION_ID: i32 = 0x5366_456d;
@@ -25,10 +24,6 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 const BUSY_WAIT: Duration = Duration::from_secs(2);
 /// The log is folded back into the file whenever it has grown by so many pages.
 const CHECKPOINT_PAGES: u32 = 4_000;
-
-/// Memory of one connection for pages of the file, at most; and which part of what this process may have, if that is less.
-const MOST_PAGES: usize = 64 << 20;
-const PARTS_FOR_PAGES: usize = 64;
 
 /// Where a store lives.
 #[derive(Debug, Clone)]
@@ -207,9 +202,7 @@ pub(crate) fn set(connection: &mut Connection) -> Result<(), OpenError> {
     connection.pragma_update(None, "cell_size_check", true)?;
     connection.pragma_update(None, "foreign_keys", false)?;
     connection.pragma_update(None, "temp_store", "memory")?;
-    // Each connection has one of its own, in KiB.
-    let pages = memory::share(PARTS_FOR_PAGES, MOST_PAGES) >> 10;
-    connection.pragma_update(None, "cache_size", -i64::try_from(pages).unwrap_or(i64::MAX))?;
+    connection.pragma_update(None, "cache_size", -65_536)?;
     Ok(())
 }
 

@@ -20,8 +20,7 @@ use crate::background::Background;
 use crate::catalogue::{Finding, Repair};
 use crate::fault::Faults;
 use crate::feed::{Feed, Level, Retention};
-use crate::limit::{DEFAULT_PAYLOAD_LIMIT, HistoryLimit, PayloadLimit};
-use crate::memory;
+use crate::limit::{DEFAULT_HISTORY_LIMIT, DEFAULT_PAYLOAD_LIMIT, HistoryLimit, PayloadLimit};
 
 /// Schema of providers that name none.
 pub const DEFAULT_SCHEMA: &str = "steadfast";
@@ -191,7 +190,7 @@ pub struct Builder {
     trouble_timeout: Duration,
     history_cache_bytes: usize,
     payload_limit: usize,
-    history_limit: Option<usize>,
+    history_limit: usize,
     transaction_pooler: bool,
     password: Option<PasswordProvider>,
     feed: (Level, Retention),
@@ -222,9 +221,9 @@ impl Builder {
             install_timeout: Duration::from_secs(120),
             retry_timeout: Duration::from_secs(30),
             trouble_timeout: Duration::from_secs(3600),
-            history_cache_bytes: memory::share(16, 64 << 20),
+            history_cache_bytes: 64 << 20,
             payload_limit: DEFAULT_PAYLOAD_LIMIT,
-            history_limit: None,
+            history_limit: DEFAULT_HISTORY_LIMIT,
             transaction_pooler: false,
             password: None,
             feed: (Level::default(), Retention::default()),
@@ -304,8 +303,7 @@ impl Builder {
         self
     }
 
-    /// Memory for histories that this process has seen. Default 64 MiB, or a sixteenth of the memory that this process may
-    /// have, if that is less; 0 keeps none.
+    /// Memory for histories that this process has seen. Default 64 MiB; 0 keeps none.
     pub fn history_cache_bytes(mut self, bytes: usize) -> Self {
         self.history_cache_bytes = bytes;
         self
@@ -321,14 +319,14 @@ impl Builder {
     }
 
     /// Largest history in bytes, as it is stored, that this provider hands out for a turn. An instance whose history is larger
-    /// fails, by name, after the attempts that the runtime gives it. Default 256 MiB (512 MiB with a `payload_limit` of 32 MiB
-    /// and more), or a sixteenth of the memory that this process may have, if that is less: the least of its limits, its
-    /// control groups' and the machine's. Never less than two payloads.
+    /// fails, by name, after the attempts that the runtime gives it. Default 256 MiB
+    /// ([`DEFAULT_HISTORY_LIMIT`](crate::DEFAULT_HISTORY_LIMIT)), never less than two payloads. Processes of one store should
+    /// agree. Histories of up to four times the limit can be read.
     ///
-    /// While it replays, a worker holds a history about six times in each slot that has one, so a worker with many slots and
-    /// large histories needs more memory, or a lower limit. Histories of up to four times the limit can be read.
+    /// While it replays, a worker holds a history about six times in each slot that has one: in 512 MiB, two slots can have
+    /// histories of some 32 MiB.
     pub fn history_limit(mut self, bytes: usize) -> Self {
-        self.history_limit = Some(bytes);
+        self.history_limit = bytes;
         self
     }
 

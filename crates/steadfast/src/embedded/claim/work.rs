@@ -294,30 +294,27 @@ fn take(
     (_, work_id, key, ..): Head,
     in_session: bool,
 ) -> Result<RawWork, StoreError> {
-    let attempt_count = tx.one(
+    // Without RETURNING, which would have the row read and held twice more, as it was and as it is.
+    tx.execute(
         "UPDATE sf_work SET claim = ?2, available_at = ?3, leased_at = ?4, lease_ms = ?5,
              attempt_count = attempt_count + 1
-         WHERE work_id = ?1 AND instance_key = ?6 RETURNING attempt_count",
+         WHERE work_id = ?1 AND instance_key = ?6",
         (work_id, claim, until(tx, group.lease_ms), tx.now, group.lease_ms, key),
-        |row| row.get(0),
     )?;
-    // Not returned by the update, which would hold it once more.
-    let payload = tx.one(
-        "SELECT CASE WHEN length(payload) <= ?3 THEN payload ELSE x'' END FROM sf_work
+    let raw = tx.one(
+        "SELECT attempt_count, CASE WHEN length(payload) <= ?3 THEN payload ELSE x'' END FROM sf_work
          WHERE work_id = ?1 AND instance_key = ?2",
         (work_id, key, tx.handed_out),
-        |row| row.get(0),
+        |row| {
+            Ok(RawWork {
+                token: work_token(key, work_id, claim, group.lease_ms),
+                attempt_count: row.get(0)?,
+                in_session,
+                payload: row.get(1)?,
+            })
+        },
     )?;
-    let (Some(attempt_count), Some(payload)) = (attempt_count, payload) else {
-        let text = format!("activity {work_id} vanished within a transaction");
-        return Err(StoreError::Decode(text));
-    };
-    Ok(RawWork {
-        token: work_token(key, work_id, claim, group.lease_ms),
-        attempt_count,
-        in_session,
-        payload,
-    })
+    raw.ok_or_else(|| StoreError::Decode(format!("activity {work_id} vanished within a transaction")))
 }
 
 /// When something may become available that this look did not find: the end of a delay or lease, or of a session's.
