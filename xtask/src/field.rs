@@ -21,6 +21,8 @@ pub(crate) enum Suite {
     Silence,
     /// A worker limited to 512 MiB, and what is sent at it
     Cage,
+    /// Every stored function, table and right times every SQLSTATE, under load
+    Errors,
     /// The figures of single kinds of fault
     Kinds,
 }
@@ -30,6 +32,7 @@ impl Suite {
         match self {
             Self::Silence => "silence",
             Self::Cage => "cage",
+            Self::Errors => "errors",
             Self::Kinds => "kinds",
         }
     }
@@ -39,6 +42,7 @@ impl Suite {
         match self {
             Self::Silence => "field::silence",
             Self::Cage => "field::cage",
+            Self::Errors => "field::errors",
             Self::Kinds => "field::kind_",
         }
     }

@@ -55,7 +55,7 @@ enum Task {
     },
     /// Run the long forms of what the field found, and leave dated reports in docs/evidence
     Field {
-        /// Which suites: silence, cage, kinds; all where none is named
+        /// Which suites: silence, cage, errors, kinds; all where none is named
         suites: Vec<field::Suite>,
     },
     /// Write crates/steadfast/sql/schema.golden.sql anew, from an installed schema

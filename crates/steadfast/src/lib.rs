@@ -33,6 +33,7 @@ mod refusal;
 mod refused;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod sessions;
+mod spent;
 #[cfg(any(feature = "postgres", feature = "embedded"))]
 mod token;
 pub mod transfer;

@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 use steadfast::feed::Level;
 
-use crate::place::{PATIENCE, Place, database_url, fill, run, steadfast, work_on};
+use crate::place::{PATIENCE, Place, database_url, fill, run, sql, steadfast, work_on};
 
 #[test]
 fn printing_the_schema_needs_no_server() {
@@ -38,20 +38,8 @@ fn what_was_installed_is_verified() {
 #[test]
 fn the_printed_sql_is_what_an_installation_runs() {
     let place = Place::new();
-    let sql = run(&mut steadfast(&["schema", "print", "--schema", &place.schema])).ok();
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let (client, connection) = tokio_postgres::connect(&database_url(), tokio_postgres::NoTls)
-            .await
-            .unwrap();
-        let connection = tokio::spawn(connection);
-        client
-            .batch_execute(&sql)
-            .await
-            .unwrap_or_else(|error| panic!("{error:?}"));
-        drop(client);
-        connection.await.unwrap().unwrap();
-    });
+    let printed = run(&mut steadfast(&["schema", "print", "--schema", &place.schema])).ok();
+    sql(&place.url, &printed);
     place.run(&["schema", "verify"]).ok();
 }
 

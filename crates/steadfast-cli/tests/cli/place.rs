@@ -208,3 +208,29 @@ pub(crate) fn fill(dir: &Path) {
         }
     }
 }
+
+/// Runs statements on a server, as whoever the URL names.
+pub(crate) fn sql(url: &str, text: &str) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+        let driver = tokio::spawn(connection);
+        let done = client.batch_execute(text).await;
+        done.unwrap_or_else(|error| panic!("{text}: {error:?}"));
+        drop(client);
+        driver.await.unwrap().unwrap();
+    });
+}
+
+/// The one text that a query of one row brings.
+pub(crate) fn asked(url: &str, query: &str) -> String {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+        let driver = tokio::spawn(connection);
+        let text = client.query_one(query, &[]).await.unwrap().get(0);
+        drop(client);
+        driver.await.unwrap().unwrap();
+        text
+    })
+}

@@ -15,6 +15,7 @@ mod error;
 mod feed;
 mod fetch;
 mod inspect;
+mod job;
 mod log;
 mod look;
 mod op;

@@ -186,7 +186,7 @@ impl Provider for EmbeddedProvider {
             .submit(AbandonedTurn {
                 token,
                 delay,
-                ignore_attempt: ignore_attempt || self.store().is_spent(token.claim),
+                ignore_attempt: ignore_attempt || self.store().spent.contains(token),
             })
             .await
             .map_err(refuse(OP))
@@ -278,7 +278,7 @@ impl Provider for EmbeddedProvider {
             .submit(AbandonedWork {
                 token,
                 delay,
-                ignore_attempt: ignore_attempt || self.store().is_spent(token.claim),
+                ignore_attempt: ignore_attempt || self.store().spent.contains(token),
             })
             .await
             .map_err(refuse(OP))

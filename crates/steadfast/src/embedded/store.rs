@@ -2,14 +2,12 @@
 //!
 //! Invariant: what was handed in is answered, whatever becomes of the caller; after the end everything is refused.
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use lru::LruCache;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
@@ -19,6 +17,7 @@ use super::claim::work::RawWork;
 use super::clock::Reading;
 use super::connection::{Place, Witness, fold_log, keep_log, open_reader, open_writer};
 use super::error::{Class, StoreError};
+use super::job::{Call, Job, Settled};
 use super::log::{self, Phase};
 use super::look::Look;
 use super::op::Operation;
@@ -35,9 +34,9 @@ use crate::feed::Bell;
 use crate::group::{TurnGroup, WorkGroup};
 use crate::history_cache::HistoryCache;
 use crate::limit::{HistoryLimit, PayloadLimit};
-use crate::refusal::Refusal;
 use crate::refused::RefusedTurns;
 use crate::sessions::Sessions;
+use crate::spent::Spent;
 
 /// Bounds of one transaction.
 const LIMITS: Limits = Limits {
@@ -47,103 +46,10 @@ const LIMITS: Limits = Limits {
     beside_calls: 0,
 };
 
-/// Claims that are remembered as spent; more than any process has in hand.
-const SPENT: NonZeroUsize = match NonZeroUsize::new(4096) {
-    Some(n) => n,
-    None => NonZeroUsize::MIN,
-};
-
 /// A caller that waits for an instance.
 pub(crate) type TurnCaller = Caller<TurnGroup, (), RawTurn>;
 /// A caller that waits for an activity.
 pub(crate) type WorkCaller = Caller<WorkGroup, Vec<u8>, RawWork>;
-
-/// An operation that waits for the writer, with whoever waits for its answer.
-pub(crate) trait Job: Send {
-    /// Whether anybody wants it (asked before it is begun).
-    fn is_wanted(&self) -> bool;
-    /// Until when repeating it makes sense, after this.
-    fn give_up(&self, error: &StoreError) -> Instant;
-    /// It runs under a lease: nothing is claimed while it is repeated.
-    fn is_leased(&self) -> bool;
-    /// It is to be repeated.
-    fn note_trouble(&mut self);
-    /// Does it, and keeps the answer. The error is trouble, not an answer.
-    fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError>;
-    /// Tells the answer.
-    fn answer(self: Box<Self>);
-    /// Tells that it came to nothing.
-    fn fail(self: Box<Self>, error: StoreError);
-}
-
-type Settled<O> = (O, Result<<O as Operation>::Answer, StoreError>);
-
-struct Call<O: Operation> {
-    operation: O,
-    outcome: Option<Result<O::Answer, StoreError>>,
-    /// `None`: nobody waits, and it is done all the same.
-    answer: Option<oneshot::Sender<Settled<O>>>,
-    give_up: Instant,
-    /// The same, in trouble.
-    last: Instant,
-    met_trouble: bool,
-}
-
-impl<O: Operation> Job for Call<O> {
-    fn is_wanted(&self) -> bool {
-        self.answer.as_ref().is_none_or(|a| !a.is_closed())
-    }
-
-    fn give_up(&self, error: &StoreError) -> Instant {
-        if error.class() == Class::Trouble || self.is_leased() {
-            self.last
-        } else {
-            self.give_up
-        }
-    }
-
-    fn is_leased(&self) -> bool {
-        self.operation.lease().is_some()
-    }
-
-    fn note_trouble(&mut self) {
-        self.met_trouble = true;
-    }
-
-    fn run(&mut self, tx: &mut Tx<'_>) -> Result<(), StoreError> {
-        match self.operation.apply(tx) {
-            Err(error) if !error.is_answer() => {
-                tracing::debug!(target: "steadfast", operation = O::NAME, %error, "an operation failed");
-                Err(error)
-            }
-            outcome => {
-                if self.met_trouble && matches!(outcome, Err(StoreError::Refused(Refusal::LeaseEnded))) {
-                    self.operation.give_attempt_back(tx)?;
-                }
-                self.outcome = Some(outcome);
-                Ok(())
-            }
-        }
-    }
-
-    fn answer(mut self: Box<Self>) {
-        let outcome = self.outcome.take().unwrap_or(Err(StoreError::Closed));
-        self.tell(outcome);
-    }
-
-    fn fail(self: Box<Self>, error: StoreError) {
-        self.tell(Err(error));
-    }
-}
-
-impl<O: Operation> Call<O> {
-    fn tell(self, outcome: Result<O::Answer, StoreError>) {
-        if let Some(answer) = self.answer {
-            // Nobody there: the caller gave up; what was done is done.
-            let _ = answer.send((self.operation, outcome));
-        }
-    }
-}
 
 /// What the writer finds in its mailbox.
 pub(crate) struct Mail {
@@ -268,7 +174,7 @@ pub(crate) struct Store {
     /// Why the last transaction failed, for those whose time runs out meanwhile.
     trouble: Mutex<Option<StoreError>>,
     /// Claims whose acks came to nothing by trouble.
-    spent: Mutex<LruCache<i64, ()>>,
+    pub(crate) spent: Spent,
 }
 
 impl Store {
@@ -335,7 +241,7 @@ impl Store {
             threads: Mutex::new(Vec::new()),
             waiting: (AtomicUsize::new(0), AtomicUsize::new(0)),
             trouble: Mutex::new(None),
-            spent: Mutex::new(LruCache::new(SPENT)),
+            spent: Spent::default(),
             place,
             offset_ms,
             settings,
@@ -532,23 +438,6 @@ impl Store {
             _ => {}
         }
         *noted = trouble;
-    }
-
-    /// The ack of this claim has come to nothing by trouble. Its token is not taken again: the framework would record a
-    /// failure under it once the file is well. It is given back with its attempt, or ends with its lease.
-    pub(crate) fn spend(&self, claim: i64) {
-        self.spent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(claim, ());
-    }
-
-    /// Whether an ack of this claim has come to nothing.
-    pub(crate) fn is_spent(&self, claim: i64) -> bool {
-        self.spent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&claim)
     }
 
     /// What keeps the writer from working at the moment.

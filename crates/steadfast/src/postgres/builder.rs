@@ -7,7 +7,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::connection::{Connector, PasswordProvider, Pipe, PipeSettings};
+use super::connection::{Pipe, PipeSettings};
+use super::connector::{Connector, PasswordProvider};
 use super::errand::{Patience, with_connection};
 use super::error::StoreError;
 use super::feed::FeedSide;
@@ -407,8 +408,8 @@ impl Builder {
                 trusted: &self.trusted_owners,
                 accepts_changes: self.accepts_changes,
             };
-            let patience = self.patience_begun();
-            schema::prepare(client, &settings.schema, &terms, &patience).await?;
+            let mut patience = self.patience_begun();
+            schema::prepare(client, &settings.schema, &terms, &mut patience).await?;
             match self.access {
                 Access::Work => patience.check(check_rights(client, &settings.schema, records)).await,
                 Access::Read => Ok(()),
@@ -450,7 +451,13 @@ impl Builder {
     pub async fn repair_schema(self) -> Result<Repair, OpenError> {
         let (connector, settings) = self.connector()?;
         with_connection(&connector, self.patience(), async |client| {
-            schema::repair(client, &settings.schema, &self.trusted_owners, &self.patience_begun()).await
+            schema::repair(
+                client,
+                &settings.schema,
+                &self.trusted_owners,
+                &mut self.patience_begun(),
+            )
+            .await
         })
         .await
     }
@@ -484,10 +491,15 @@ impl Builder {
             retry_timeout: self.retry_timeout,
             trouble_timeout: self.trouble_timeout,
             transaction_pooler: self.transaction_pooler,
-            password: self.password.clone(),
             access: self.access,
         };
-        Ok((Connector::new(target, &settings), settings))
+        let connector = Connector::new(
+            target,
+            self.password.clone(),
+            self.transaction_pooler,
+            self.call_timeout,
+        );
+        Ok((connector, settings))
     }
 }
 

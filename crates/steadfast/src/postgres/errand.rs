@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::builder::{OpenError, OpenErrorKind};
-use super::connection::Connector;
+use super::connector::Connector;
 use super::error::StoreError;
 use super::store::later;
 use super::target::{Connected, Messages};
@@ -21,7 +21,7 @@ const GOODBYE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Patience {
     limit: Duration,
-    /// When the server must have answered everything that is asked before an install.
+    /// When the server must have answered everything that is asked, until an install begins or since one has ended.
     checks: Instant,
     /// How long an install may take, waiting for another installer included.
     pub(crate) install: Duration,
@@ -45,10 +45,15 @@ impl Patience {
         }
     }
 
-    /// An install, which knows how long it may take.
-    pub(crate) async fn installing<T>(&self, step: impl Future<Output = Result<T, OpenError>>) -> Result<T, OpenError> {
+    /// An install, which knows how long it may take. What is checked after it has a time of its own.
+    pub(crate) async fn installing<T>(
+        &mut self,
+        step: impl Future<Output = Result<T, OpenError>>,
+    ) -> Result<T, OpenError> {
         // Where the server answers, its word comes first.
-        match tokio::time::timeout(self.install.saturating_add(self.limit), step).await {
+        let installed = tokio::time::timeout(self.install.saturating_add(self.limit), step).await;
+        self.checks = later(self.limit);
+        match installed {
             Ok(result) => result,
             Err(_) => Err(silent(self.install, "an install had begun")),
         }

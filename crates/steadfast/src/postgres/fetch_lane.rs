@@ -25,11 +25,13 @@ use crate::wake::{Found, Look, Moment, WaiterId, Wake};
 mod along;
 mod claim;
 mod returning;
+mod ticket;
 mod under_way;
 
 pub(crate) use claim::{ClaimTerms, Claimed};
 
 use returning::Returning;
+use ticket::Ticket;
 use under_way::UnderWay;
 
 /// Claims items for waiters.
@@ -511,49 +513,6 @@ impl<C: Claimer> FetchLane<C> {
             && self.sleeping() > 0
         {
             hints.want(C::QUEUE);
-        }
-    }
-}
-
-/// A waiter's place. Dropping it gives the place up, and gives back an item that came too late.
-struct Ticket<'a, C: Claimer> {
-    lane: &'a Arc<FetchLane<C>>,
-    group: C::Group,
-    id: WaiterId,
-    answered: oneshot::Receiver<Answer<C::Item>>,
-}
-
-impl<C: Claimer> Ticket<'_, C> {
-    fn time_is_up(&mut self) -> Answer<C::Item> {
-        let trouble = {
-            let mut state = self.lane.lock();
-            state.seats.remove(&self.id);
-            state.wake.remove(&self.group, self.id);
-            state.trouble.as_ref().map(|(error, _)| error.clone())
-        };
-        // It may have been answered in this very moment.
-        match (self.answered.try_recv(), trouble) {
-            (Ok(answer), _) => answer,
-            (Err(_), Some(error)) => Err(error),
-            (Err(_), None) => Ok(None),
-        }
-    }
-}
-
-impl<C: Claimer> Drop for Ticket<'_, C> {
-    fn drop(&mut self) {
-        {
-            let mut state = self.lane.lock();
-            state.seats.remove(&self.id);
-            state.wake.remove(&self.group, self.id);
-        }
-        self.answered.close();
-        if let Ok(Ok(Some(item))) = self.answered.try_recv() {
-            let lane = Arc::clone(self.lane);
-            self.lane.tasks.spawn(async move {
-                lane.give_back(vec![item]).await;
-                lane.pump();
-            });
         }
     }
 }

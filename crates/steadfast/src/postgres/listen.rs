@@ -17,7 +17,7 @@ use tokio_postgres::{AsyncMessage, Client};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::connection::Connector;
+use super::connector::Connector;
 use super::errand::drive;
 use super::error::StoreError;
 use super::hint::{Channel, Hint};
@@ -237,6 +237,8 @@ impl Run {
         loop {
             if !self.listener.possible {
                 self.set_state(ListenerState::Polling);
+                tracing::info!(target: "steadfast", server = %self.listener.connector.describe(),
+                    "notifications are not used here, as it is set; polling instead");
                 return self.drain().await;
             }
             self.set_state(ListenerState::Connecting);

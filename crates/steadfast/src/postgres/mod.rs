@@ -5,6 +5,7 @@
 mod admin;
 mod builder;
 mod connection;
+mod connector;
 mod errand;
 mod error;
 mod exchange;
@@ -30,7 +31,7 @@ mod vouched;
 pub use crate::catalogue::{Finding, FindingKind, Repair};
 pub use crate::inspect::{InstanceDetail, InstanceQuery, InstanceSummary, QueueReport};
 pub use builder::{Builder, DEFAULT_POOL_SIZE, DEFAULT_SCHEMA, LongPoll, Migrations, OpenError, OpenErrorKind};
-pub use connection::PasswordProvider;
+pub use connector::PasswordProvider;
 pub use inspect::Health;
 pub use listen::ListenerState;
 pub use provider::PostgresProvider;

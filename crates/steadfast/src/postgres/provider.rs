@@ -256,7 +256,7 @@ impl Provider for PostgresProvider {
             .submit(AbandonedTurn {
                 token,
                 delay,
-                ignore_attempt: ignore_attempt || self.store().is_spent(token.claim),
+                ignore_attempt: ignore_attempt || self.store().spent.contains(token),
             })
             .await
             .map_err(refuse(OP))
@@ -373,7 +373,7 @@ impl Provider for PostgresProvider {
             .submit(AbandonedWork {
                 token,
                 delay,
-                ignore_attempt: ignore_attempt || self.store().is_spent(token.claim),
+                ignore_attempt: ignore_attempt || self.store().spent.contains(token),
             })
             .await
             .map_err(refuse(OP))

@@ -3,12 +3,11 @@
 //! Invariants: asked of the catalogue only, which everybody may read and which is there whatever else is not; what is
 //! wanted is what the schema's own files make.
 
-use tokio_postgres::GenericClient;
-use tokio_postgres::types::Type;
+use tokio_postgres::{GenericClient, SimpleQueryRow};
 
 use super::connection::quote_identifier;
 use super::error::StoreError;
-use super::schema::{functions, sequences, tables};
+use super::schema::{ask_catalogue, functions, sequences, tables};
 
 /// What belongs to the change feed is named so; what is pending there is emptied table by table.
 const FEED: &str = "sf_feed";
@@ -67,13 +66,9 @@ impl Missing {
     }
 }
 
-/// Kinds, names and privileges, line by line.
+/// Rows of SQL: place, kind, name, privilege.
 #[derive(Default)]
-struct Wanted {
-    kinds: Vec<String>,
-    names: Vec<String>,
-    privileges: Vec<String>,
-}
+struct Wanted(Vec<String>);
 
 impl Wanted {
     fn of(records: bool) -> Self {
@@ -94,46 +89,16 @@ impl Wanted {
         wanted
     }
 
+    /// The names are those of our own files.
     fn add(&mut self, kind: &str, name: &str, privileges: &[&str]) {
         for privilege in privileges {
-            self.kinds.push(kind.to_owned());
-            self.names.push(name.to_owned());
-            self.privileges.push((*privilege).to_owned());
+            self.0
+                .push(format!("({}, '{kind}', '{name}', '{privilege}')", self.0.len()));
         }
     }
 }
 
-/// Who is asked about: the caller; beside it, in a report for people, every role that holds a right to write.
-/// `has_*_privilege` answers for memberships, owners and superusers too.
-const ASK: &str = "
-    WITH roles AS (
-        SELECT r.oid, r.rolname::text AS name FROM pg_catalog.pg_roles r WHERE $5 AND r.rolname = current_user
-        UNION
-        SELECT r.oid, r.rolname::text FROM pg_catalog.pg_class c
-        JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-        CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) a
-        JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
-        WHERE $6 AND n.nspname = $1 AND c.relkind = 'r' AND a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE')
-        AND c.relname = ANY ($7)),
-    wanted AS (
-        SELECT w.kind, w.name, w.privilege, w.place, CASE w.kind
-            WHEN 'function' THEN (SELECT p.oid FROM pg_catalog.pg_proc p
-                WHERE p.pronamespace = n.oid AND p.proname = w.name LIMIT 1)
-            ELSE (SELECT c.oid FROM pg_catalog.pg_class c WHERE c.relnamespace = n.oid AND c.relname = w.name) END AS oid
-        FROM unnest($2, $3, $4) WITH ORDINALITY AS w(kind, name, privilege, place)
-        LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = $1)
-    SELECT 'schema', $1, NULL::text, '' WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_namespace n WHERE n.nspname = $1)
-    UNION ALL
-    SELECT 'schema', $1, 'USAGE', r.name FROM roles r JOIN pg_catalog.pg_namespace n ON n.nspname = $1
-    WHERE NOT pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE')
-    UNION ALL
-    (SELECT w.kind, w.name, NULL, '' FROM wanted w WHERE w.oid IS NULL GROUP BY w.kind, w.name ORDER BY min(w.place))
-    UNION ALL
-    (SELECT w.kind, w.name, w.privilege, r.name FROM roles r CROSS JOIN wanted w WHERE w.oid IS NOT NULL AND NOT CASE w.kind
-        WHEN 'function' THEN pg_catalog.has_function_privilege(r.oid, w.oid, w.privilege)
-        WHEN 'sequence' THEN pg_catalog.has_sequence_privilege(r.oid, w.oid, w.privilege)
-        ELSE pg_catalog.has_table_privilege(r.oid, w.oid, w.privilege) END
-     ORDER BY r.name, w.place)";
+const RIGHTS: &str = include_str!("../../sql/catalogue/rights.sql");
 
 /// What is missing, for the caller (`own`) and for all who have rights to write (`others`).
 pub(crate) async fn missing(
@@ -143,29 +108,20 @@ pub(crate) async fn missing(
     own: bool,
     others: bool,
 ) -> Result<Vec<Missing>, StoreError> {
-    let wanted = Wanted::of(records);
-    let written: Vec<&str> = tables().collect();
-    let rows = client
-        .query_typed(
-            ASK,
-            &[
-                (&schema, Type::TEXT),
-                (&wanted.kinds, Type::TEXT_ARRAY),
-                (&wanted.names, Type::TEXT_ARRAY),
-                (&wanted.privileges, Type::TEXT_ARRAY),
-                (&own, Type::BOOL),
-                (&others, Type::BOOL),
-                (&written, Type::TEXT_ARRAY),
-            ],
-        )
-        .await?;
-    let decode = |row: &tokio_postgres::Row| -> Result<Missing, tokio_postgres::Error> {
+    let question = RIGHTS
+        .replace("$WANTED$", &Wanted::of(records).0.join(", "))
+        .replace("$OWN$", &own.to_string())
+        .replace("$OTHERS$", &others.to_string());
+    let rows = ask_catalogue(client, schema, &[&question]).await?;
+    // The first row is the settings'.
+    let decode = |row: &SimpleQueryRow| -> Result<Missing, tokio_postgres::Error> {
+        let text = |n: usize| Ok(row.try_get(n)?.unwrap_or_default().to_owned());
         Ok(Missing {
-            kind: row.try_get(0)?,
-            name: row.try_get(1)?,
-            privilege: row.try_get(2)?,
-            role: row.try_get(3)?,
+            kind: text(0)?,
+            name: text(1)?,
+            privilege: row.try_get(2)?.map(str::to_owned),
+            role: text(3)?,
         })
     };
-    Ok(rows.iter().map(decode).collect::<Result<_, _>>()?)
+    Ok(rows.iter().skip(1).map(decode).collect::<Result<_, _>>()?)
 }

@@ -22,6 +22,7 @@ mod install;
 mod repair;
 mod turn;
 use catalogue::Seen;
+pub(super) use catalogue::ask as ask_catalogue;
 use files::{FUNCTIONS, MIGRATIONS, VIEWS};
 pub(super) use files::{functions, sequences, tables};
 pub(crate) use install::repair;
@@ -243,7 +244,7 @@ pub(crate) async fn prepare(
     client: &mut Client,
     schema: &str,
     terms: &Terms<'_>,
-    patience: &Patience,
+    patience: &mut Patience,
 ) -> Result<(), OpenError> {
     let survey = async {
         let seen = catalogue::look(client, schema).await?;

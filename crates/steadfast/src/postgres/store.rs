@@ -3,17 +3,16 @@
 //! Invariant: work made here is announced after its commit: to this process at once, to others by a hint when there is
 //! more than this process waits for.
 
-use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use lru::LruCache;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::builder::LongPoll;
-use super::connection::{Connector, Pipe};
+use super::connection::Pipe;
+use super::connector::Connector;
 use super::errand::with_connection;
 use super::error::StoreError;
 use super::exchange::{Passenger, Targets};
@@ -43,13 +42,8 @@ use crate::history_cache::HistoryCache;
 use crate::limit::{HistoryLimit, PayloadLimit};
 use crate::refused::RefusedTurns;
 use crate::sessions::Sessions;
+use crate::spent::Spent;
 use crate::token::{TurnToken, WorkToken};
-
-/// Claims that are remembered as spent; more than any process has in hand.
-const SPENT: NonZeroUsize = match NonZeroUsize::new(4096) {
-    Some(n) => n,
-    None => NonZeroUsize::MIN,
-};
 
 /// Everything behind a provider.
 pub(crate) struct Store {
@@ -77,7 +71,7 @@ pub(crate) struct Store {
     pub(crate) feed: FeedSide,
     cache: Mutex<HistoryCache>,
     /// Claims whose acks came to nothing by trouble.
-    spent: Mutex<LruCache<i64, ()>>,
+    pub(crate) spent: Spent,
     hints: Option<Hints>,
     channel: Channel,
     /// The listener, which ends last: it sends what the others have to say.
@@ -147,7 +141,7 @@ impl Store {
                 turn_floors: Floors::new(),
                 work_floors: Floors::new(),
                 cache: Mutex::new(HistoryCache::new(cache_bytes)),
-                spent: Mutex::new(LruCache::new(SPENT)),
+                spent: Spent::default(),
                 batches: AtomicU32::new(0),
                 pipe,
                 connector,
@@ -275,23 +269,6 @@ impl Store {
     /// until a connection lost in this very moment can be replaced.
     pub(crate) fn give_up_with_lease(&self, lease: Duration) -> Instant {
         later(lease.max(Duration::from_secs(1)))
-    }
-
-    /// The ack of this claim has come to nothing by trouble. Its token is not taken again: the framework would record a
-    /// failure under it once the store is well. It is given back with its attempt, or ends with its lease.
-    pub(crate) fn spend(&self, claim: i64) {
-        self.spent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(claim, ());
-    }
-
-    /// Whether an ack of this claim has come to nothing.
-    pub(crate) fn is_spent(&self, claim: i64) -> bool {
-        self.spent
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(&claim)
     }
 
     /// Gives a turn back whose lease ended by trouble, with the attempt that it was.

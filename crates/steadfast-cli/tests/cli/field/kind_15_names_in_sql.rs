@@ -1,6 +1,6 @@
 //! Kind 15: No schema name gets out of its quotes in what the command prints for an administrator.
 
-use crate::place::{Place, run, steadfast};
+use crate::place::{Place, asked, run, sql, steadfast};
 
 #[test]
 fn a_name_that_could_steer_a_text_is_refused_by_every_verb() {
@@ -91,27 +91,12 @@ fn hurt(place: &Place) -> String {
         connection.execute_batch(&format!("DROP INDEX {name}")).unwrap();
         return name;
     }
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let (client, connection) = tokio_postgres::connect(&place.url, tokio_postgres::NoTls)
-            .await
-            .unwrap();
-        let driver = tokio::spawn(connection);
-        let row = client
-            .query_one(
-                "SELECT c.relname::text FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
-                 WHERE c.relnamespace = $1::text::regnamespace AND NOT i.indisunique ORDER BY 1 LIMIT 1",
-                &[&place.schema],
-            )
-            .await
-            .unwrap();
-        let name: String = row.get(0);
-        client
-            .batch_execute(&format!("DROP INDEX {}.{name}", place.schema))
-            .await
-            .unwrap();
-        drop(client);
-        let _ = driver.await;
-        name
-    })
+    let schema = &place.schema;
+    let query = format!(
+        "SELECT c.relname::text FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid
+         WHERE c.relnamespace = '{schema}'::regnamespace AND NOT i.indisunique ORDER BY 1 LIMIT 1"
+    );
+    let name = asked(&place.url, &query);
+    sql(&place.url, &format!("DROP INDEX {schema}.{name}"));
+    name
 }

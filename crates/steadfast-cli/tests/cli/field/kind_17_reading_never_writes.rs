@@ -11,7 +11,7 @@ use std::{
 
 use steadfast::feed::Level;
 
-use crate::place::{Place, database_url, run, steadfast, work_on};
+use crate::place::{Place, run, sql, steadfast, work_on};
 
 /// Every verb that reads, with an instance `r-1` to look at.
 const READS: [&[&str]; 9] = [
@@ -150,21 +150,7 @@ fn each_verb_that_reads_works_for_a_role_that_only_reads() {
     filled(&place);
     let role = format!("reader_{}", uuid::Uuid::new_v4().simple());
     let schema = &place.schema;
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let sql = |text: String| {
-        runtime.block_on(async {
-            let (client, connection) = tokio_postgres::connect(&database_url(), tokio_postgres::NoTls)
-                .await
-                .unwrap();
-            let connection = tokio::spawn(connection);
-            client
-                .batch_execute(&text)
-                .await
-                .unwrap_or_else(|error| panic!("{error:?}"));
-            drop(client);
-            connection.await.unwrap().unwrap();
-        });
-    };
+    let sql = |text: String| sql(&place.url, &text);
     sql(format!(
         "CREATE ROLE {role} LOGIN; ALTER ROLE {role} SET default_transaction_read_only = on;
          GRANT USAGE ON SCHEMA {schema} TO {role};

@@ -94,12 +94,12 @@ impl Operation for AckTurn {
 /// Commits a turn; this process then knows the history as it stands.
 pub(crate) async fn ack(store: &Store, turn: AckTurn) -> Result<(), StoreError> {
     let token = turn.0.token;
-    if store.is_spent(token.claim) {
+    if store.spent.contains(token) {
         return Err(Refusal::LeaseEnded.into());
     }
     let (turn, outcome) = store.settle(turn).await;
     if outcome.as_ref().is_err_and(StoreError::may_pass) {
-        store.spend(token.claim);
+        store.spent.note(token);
         store.give_back_turn(AbandonedTurn::untouched(token));
     }
     if let (Some(AckTurn(turn)), Ok(())) = (turn, &outcome) {

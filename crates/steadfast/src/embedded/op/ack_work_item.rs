@@ -81,12 +81,12 @@ impl Operation for AckedWork {
 /// Acknowledges an activity. An ack that trouble has brought to nothing spends its token.
 pub(crate) async fn ack(store: &Store, work: AckedWork) -> Result<(), StoreError> {
     let token = work.token;
-    if store.is_spent(token.claim) {
+    if store.spent.contains(token) {
         return Err(Refusal::LeaseEnded.into());
     }
     let outcome = store.submit(work).await;
     if outcome.as_ref().is_err_and(StoreError::may_pass) {
-        store.spend(token.claim);
+        store.spent.note(token);
         store.give_back_work(AbandonedWork::untouched(token));
     }
     outcome

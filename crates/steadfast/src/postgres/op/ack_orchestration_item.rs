@@ -157,12 +157,12 @@ pub(crate) async fn complete(store: &Arc<Store>, token: &str, failure: Failure<'
 /// Acknowledges a turn. An ack that trouble has brought to nothing spends its token.
 pub(crate) async fn ack(store: &Arc<Store>, turn: EncodedTurn) -> Result<(), StoreError> {
     let token = turn.token;
-    if store.is_spent(token.claim) {
+    if store.spent.contains(token) {
         return Err(Refusal::LeaseEnded.into());
     }
     let answer = store.ack_turns.submit(turn).await;
     if answer.as_ref().is_err_and(StoreError::may_pass) {
-        store.spend(token.claim);
+        store.spent.note(token);
         let back = Arc::clone(store);
         store.tasks.spawn(async move { back.return_turn(token).await });
     }

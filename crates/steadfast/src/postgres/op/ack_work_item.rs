@@ -52,12 +52,12 @@ impl AckedWork {
 /// Acknowledges an activity. An ack that trouble has brought to nothing spends its token.
 pub(crate) async fn ack(store: &Arc<Store>, work: AckedWork) -> Result<(), StoreError> {
     let token = work.token;
-    if store.is_spent(token.claim) {
+    if store.spent.contains(token) {
         return Err(Refusal::LeaseEnded.into());
     }
     let answer = store.ack_work.submit(work).await;
     if answer.as_ref().is_err_and(StoreError::may_pass) {
-        store.spend(token.claim);
+        store.spent.note(token);
         let back = Arc::clone(store);
         store.tasks.spawn(async move { back.return_work(token).await });
     }

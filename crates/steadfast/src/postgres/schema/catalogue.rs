@@ -233,12 +233,15 @@ pub(super) async fn findings(client: &impl GenericClient, schema: &str) -> Resul
     Ok(compare(&expected(), &found))
 }
 
-async fn ask(client: &impl GenericClient, schema: &str, parts: &[&str]) -> Result<Vec<SimpleQueryRow>, OpenError> {
+/// Asks questions of the catalogue in one message, in which `$SCHEMA$` stands for the schema's name; the first row is that of
+/// the message's settings.
+pub(in crate::postgres) async fn ask(
+    client: &impl GenericClient,
+    schema: &str,
+    parts: &[&str],
+) -> Result<Vec<SimpleQueryRow>, StoreError> {
     let sql = parts.concat().replace("$SCHEMA$", &name_expression(schema));
-    let answer = client
-        .simple_query(&format!("{SETTINGS}{sql}"))
-        .await
-        .map_err(StoreError::from)?;
+    let answer = client.simple_query(&format!("{SETTINGS}{sql}")).await?;
     Ok(answer
         .into_iter()
         .filter_map(|message| match message {

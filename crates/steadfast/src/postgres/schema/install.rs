@@ -59,12 +59,13 @@ pub(crate) async fn repair(
     client: &mut Client,
     schema: &str,
     trusted: &[String],
-    patience: &Patience,
+    patience: &mut Patience,
 ) -> Result<Repair, OpenError> {
     let look = async { catalogue::look(client, schema).await?.check_server() };
     patience.check(look).await?;
+    let install = patience.install;
     let mending = async {
-        let mut waiting = turn::Waiting::new(patience.install);
+        let mut waiting = turn::Waiting::new(install);
         loop {
             if let Some(repair) = repair_once(client, schema, trusted, waiting.deadline()).await? {
                 return Ok(repair);

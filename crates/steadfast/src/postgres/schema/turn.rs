@@ -10,7 +10,7 @@ use tokio_postgres::GenericClient;
 use tokio_postgres::types::Type;
 
 use crate::postgres::builder::{OpenError, OpenErrorKind};
-use crate::postgres::connection::setting_ms;
+use crate::postgres::connector::setting_ms;
 use crate::postgres::error::StoreError;
 use crate::postgres::store::later;
 

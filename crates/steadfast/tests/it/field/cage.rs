@@ -17,15 +17,15 @@ use steadfast::MAX_PAYLOAD_LIMIT;
 use steadfast::inspect::Inspect;
 
 use self::child::Caged;
+use super::form::{self, is_long};
 use super::site::{Site, eventually, on_both_engines};
 
 const MIB: usize = 1 << 20;
 /// What the cage allows, and what the process may therefore peak at.
 const CAGE: usize = 512 * MIB;
-
-fn long() -> bool {
-    std::env::var("STEADFAST_FIELD_FORM").is_ok_and(|form| form == "long")
-}
+/// What the worker is told, so that two slots that replay such a history fit into the cage: each holds it five times, the
+/// cache once more.
+const HISTORY_LIMIT: usize = 33 * MIB;
 
 /// What was tried, and what the worker's peak was afterwards.
 #[derive(Default)]
@@ -48,13 +48,7 @@ impl Cells {
         for (cell, peak) in &self.0 {
             let _ = writeln!(text, "| {cell} | {} |", peak / MIB);
         }
-        eprintln!("memory cage, {engine}: {} cells ran{text}", self.0.len());
-        if let Ok(path) = std::env::var("STEADFAST_FIELD_REPORT") {
-            use std::io::Write as _;
-            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-            file.and_then(|mut file| file.write_all(text.as_bytes()))
-                .expect("write the report");
-        }
+        form::report(&format!("memory cage, {engine}: {} cells ran{text}", self.0.len()));
     }
 }
 
@@ -121,7 +115,7 @@ impl Field {
             assert_eq!(self.ended(&id).await, (size * MIB).to_string());
             self.ran(format!("an input of {size} MiB"));
         }
-        let beyond: &[usize] = if long() {
+        let beyond: &[usize] = if is_long() {
             &[17, 24, 32, 48, 64, 96, 120, 120, 120, 120, 120]
         } else {
             &[17, 40, 120]
@@ -147,7 +141,7 @@ impl Field {
     /// Activities that others have queued, for an instance that has ended: those that fit are run, the others set aside.
     async fn activities(&mut self) {
         self.small("owner").await;
-        let rounds: &[&[usize]] = if long() {
+        let rounds: &[&[usize]] = if is_long() {
             &[&[1, 8, 15], &[15; 16], &[17, 40, 64, 96, 120, 120, 120, 120]]
         } else {
             &[&[1, 8, 15], &[15; 6], &[17, 40, 120, 120]]
@@ -179,7 +173,7 @@ impl Field {
 
     /// Many messages for one instance: it takes them as long as its history can be replayed.
     async fn batches(&mut self) {
-        let rounds: &[usize] = if long() { &[64, 256, 1024] } else { &[64, 256] };
+        let rounds: &[usize] = if is_long() { &[64, 256, 1024] } else { &[64, 256] };
         for count in rounds {
             let id = format!("batch {count}");
             self.waits(&id).await;
@@ -189,7 +183,7 @@ impl Field {
             }
             self.go(&id).await;
             self.small(&format!("beside batch {count}")).await;
-            if count * (256 << 10) < CAGE / 16 {
+            if count * (256 << 10) < HISTORY_LIMIT {
                 assert_eq!(self.ended(&id).await, "went");
             } else {
                 self.fails_by_name(&id, "history_limit").await;
@@ -207,7 +201,7 @@ impl Field {
     /// Histories that others have written, in events of 1 MiB.
     async fn histories(&mut self) {
         let fitting = [8, 24];
-        let beyond: &[usize] = if long() { &[40, 64, 128, 256] } else { &[40, 120] };
+        let beyond: &[usize] = if is_long() { &[40, 64, 128, 256] } else { &[40, 120] };
         for size in fitting.iter().chain(beyond) {
             let id = format!("history {size}");
             let mut next = self.waits(&id).await + 1;

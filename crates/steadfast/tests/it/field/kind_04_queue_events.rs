@@ -8,17 +8,13 @@ use duroxide::runtime::{OrchestrationStatus, Runtime, RuntimeOptions};
 use duroxide::{AppErrorKind, Client, ErrorDetails};
 use futures_util::future::join_all;
 
+use super::form::is_long;
 use super::kind_03_neighbours_of_a_crash::child::{Place, Worker, activities, orchestrations};
 use crate::harness::{Engine, Mode, Store, database_url};
 use crate::proxy::Proxy;
 
 /// No wait takes so long when all is well.
 const PATIENCE: Duration = Duration::from_secs(900);
-
-/// The long form is for the figures of the field; duroxide takes some 50 ms of CPU for each execution of a debug build.
-fn long() -> bool {
-    std::env::var("STEADFAST_FIELD_FORM").is_ok_and(|form| form == "long")
-}
 
 async fn run(provider: &Arc<dyn Provider>) -> Arc<Runtime> {
     let options = RuntimeOptions::default();
@@ -67,14 +63,14 @@ async fn what_was_sent_before_is_seen_once_in_order() {
     let stores = [Engine::Postgres, Engine::Embedded];
     join_all(stores.map(|engine| async move {
         sent_before(engine, 150).await;
-        sent_before(engine, if long() { 1_500 } else { 300 }).await;
+        sent_before(engine, if is_long() { 1_500 } else { 300 }).await;
     }))
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_sent_while_it_runs_is_seen_once_in_order() {
-    let count = if long() { 1_000 } else { 300 };
+    let count = if is_long() { 1_000 } else { 300 };
     join_all([Engine::Postgres, Engine::Embedded].map(|engine| async move {
         let store = Store::on(engine, Mode::LongPoll);
         let provider = store.open().await;

@@ -11,6 +11,7 @@ use duroxide::runtime::{OrchestrationStatus, Runtime, RuntimeOptions};
 use duroxide::{ActivityContext, Client, OrchestrationContext};
 use steadfast::postgres::{Builder, DEFAULT_POOL_SIZE, PostgresProvider};
 
+use crate::field::form::report;
 use crate::harness::{database_url, fresh_schema, raw};
 use crate::op::scene::{LONG, ack_turn, start, turn};
 use crate::proxy::Proxy;
@@ -84,7 +85,10 @@ async fn through_three(pool_size: usize) -> (Duration, u64) {
 async fn chains_need_no_more_connections_than_there_are() {
     let (two, _) = through_three(2).await;
     let (many, hung) = through_three(DEFAULT_POOL_SIZE).await;
-    println!("40 chains of 5: {two:?} with two connections, {many:?} with the default pool, {hung} attempts hanging");
+    report(&format!(
+        "- kind 9, 40 chains of 5 through a proxy that lets three connections through: {two:.2?} with two connections, {many:.2?} \
+         with the default pool, {hung} attempts hanging"
+    ));
     assert!(hung > 0, "the default pool has not tried to open more");
 }
 
@@ -110,7 +114,9 @@ async fn a_full_server_is_no_trouble_while_connections_serve() {
     let url = format!("{address}?sslmode=disable&user={role}&password=secret");
     let provider = opened(PostgresProvider::builder(&url)).await;
     let took = chains(&provider).await;
-    println!("40 chains of 5 with three connections of the server: {took:?}");
+    report(&format!(
+        "- kind 9, 40 chains of 5, a server that allows three connections: {took:.2?}"
+    ));
     // The first opened the store.
     assert!(proxy.connections() > 4, "nobody has tried to open more");
     provider.close().await;
@@ -161,7 +167,8 @@ async fn without_any_connection_calls_are_told_why() {
     let url = format!("{address}?sslmode=disable&user={role}&password=secret");
     let builder = PostgresProvider::builder(&url)
         .call_timeout(LONG)
-        .retry_timeout(Duration::from_secs(1));
+        .retry_timeout(Duration::from_secs(1))
+        .trouble_timeout(Duration::from_secs(1));
     let provider = opened(builder).await;
     let started = provider.enqueue_for_orchestrator(start("a"), None).await;
     started.expect("enqueue");

@@ -7,6 +7,7 @@ use steadfast::postgres::{Builder, LongPoll, PostgresProvider};
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
+use super::form::is_long;
 use crate::harness::{database_url, fresh_schema, raw};
 
 /// A broken build must not hang.
@@ -103,10 +104,7 @@ async fn a_registration_that_cannot_be_had_leaves_no_backend_waiting() {
     let mut waits = JoinSet::new();
     wait_for_work(&provider, &mut waits);
     until(&client, CONNECTIONS, &application, |n| n >= 2).await;
-    let watched = match std::env::var("STEADFAST_FIELD_FORM").as_deref() {
-        Ok("long") => Duration::from_secs(60),
-        _ => Duration::from_secs(3),
-    };
+    let watched = Duration::from_secs(if is_long() { 60 } else { 3 });
     let end = Instant::now() + watched;
     let mut most = 0;
     while Instant::now() < end {

@@ -107,7 +107,7 @@ impl Drop for Volume {
 }
 
 fn provider(volume: &Volume) -> steadfast::embedded::Builder {
-    EmbeddedProvider::builder(volume.path().join("store.db")).retry_timeout(Duration::from_secs(1))
+    EmbeddedProvider::builder(volume.path().join("store.db")).trouble_timeout(Duration::from_secs(1))
 }
 
 async fn enqueue(provider: &EmbeddedProvider, instance: &str) -> bool {

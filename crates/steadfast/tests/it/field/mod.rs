@@ -5,6 +5,7 @@
 
 mod cage;
 mod errors;
+mod form;
 mod kind_01_dropped_runtime;
 mod kind_02_administrators_mistake;
 mod kind_03_neighbours_of_a_crash;

@@ -8,14 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use duroxide::providers::{Provider, TagFilter};
-use duroxide::runtime::{Runtime, registry::ActivityRegistry};
+use duroxide::runtime::{Runtime, RuntimeOptions, registry::ActivityRegistry};
 use duroxide::{ActivityContext, OrchestrationContext};
 use steadfast::embedded::EmbeddedProvider;
 use steadfast::inspect::{Inspect, InstanceQuery};
 use steadfast::postgres::PostgresProvider;
 
+use super::HISTORY_LIMIT;
 use crate::field::site::{Site, orchestrations};
 use crate::harness::database_url;
+
+/// Memory of the worker for histories that it has seen.
+const CACHE: usize = 16 << 20;
 
 const SCHEMA: &str = "STEADFAST_CAGE_SCHEMA";
 const FILE: &str = "STEADFAST_CAGE_FILE";
@@ -137,11 +141,14 @@ async fn work(schema: Option<String>, file: Option<String>) -> Arc<Runtime> {
     let provider: Arc<dyn Provider> = match schema {
         Some(schema) => {
             let builder = PostgresProvider::builder(&database_url()).schema(schema).pool_size(3);
+            let builder = builder.history_limit(HISTORY_LIMIT).history_cache_bytes(CACHE);
             Arc::new(builder.connect().await.expect("open"))
         }
         None => {
             let path = PathBuf::from(file.expect("a path"));
-            Arc::new(EmbeddedProvider::open(path).await.expect("open"))
+            let builder = EmbeddedProvider::builder(path).readers(1);
+            let builder = builder.history_limit(HISTORY_LIMIT).history_cache_bytes(CACHE);
+            Arc::new(builder.open().await.expect("open"))
         }
     };
     let length = |input: String| Ok::<_, String>(input.len().to_string());
@@ -160,7 +167,12 @@ async fn work(schema: Option<String>, file: Option<String>) -> Arc<Runtime> {
         .register("length", move |_: ActivityContext, input: String| async move {
             length(input)
         });
-    Runtime::start_with_store(provider, activities.build(), workflows.build()).await
+    let options = RuntimeOptions {
+        orchestration_concurrency: 2,
+        worker_concurrency: 2,
+        ..RuntimeOptions::default()
+    };
+    Runtime::start_with_options(provider, activities.build(), workflows.build(), options).await
 }
 
 /// Opens a file, reads all that is in it, and takes what is due: every step may fail, and must say so.

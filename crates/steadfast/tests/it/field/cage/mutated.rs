@@ -8,8 +8,9 @@ use duroxide::Client;
 use duroxide::providers::Provider;
 use steadfast::embedded::EmbeddedProvider;
 
+use super::super::form::is_long;
 use super::child::probe;
-use super::{CAGE, Cells, MIB, long};
+use super::{CAGE, Cells, MIB};
 
 /// What is done to a copy of the file.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +34,7 @@ fn mutations(bytes: u64) -> Vec<Mutation> {
     ];
     // The header says how large pages are, how many there are, where free ones begin, which text it holds.
     all.extend([16, 18, 20, 24, 28, 32, 36, 40, 44, 52, 56, 68, 92].map(|at| Mutation::Turned { at, count: 4 }));
-    let (rounds, mut seed) = (if long() { 200 } else { 12 }, 0x2545_f491_4f6c_dd1d_u64);
+    let (rounds, mut seed) = (if is_long() { 200 } else { 12 }, 0x2545_f491_4f6c_dd1d_u64);
     for round in 0..rounds {
         // Xorshift: no randomness that a failure could not be found again with.
         for shift in [13, -7, 17] {

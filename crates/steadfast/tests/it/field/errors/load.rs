@@ -83,6 +83,16 @@ fn orchestrations() -> OrchestrationRegistry {
 impl Load {
     /// Begins it. Each starter pauses for so long between two starts.
     pub(crate) async fn begin(provider: Arc<dyn Provider>, options: RuntimeOptions, pause: Duration) -> Self {
+        Self::begin_with(provider, options, pause, STARTERS).await
+    }
+
+    /// The same with so many starters.
+    pub(crate) async fn begin_with(
+        provider: Arc<dyn Provider>,
+        options: RuntimeOptions,
+        pause: Duration,
+        starters: usize,
+    ) -> Self {
         let runtime = Runtime::start_with_options(Arc::clone(&provider), activities(), orchestrations(), options).await;
         let client = Client::new(Arc::clone(&provider));
         let (acknowledged, stop) = (Arc::<Mutex<Vec<String>>>::default(), Arc::new(AtomicBool::new(false)));
@@ -104,7 +114,7 @@ impl Load {
             })
         };
         Self {
-            starters: (0..STARTERS).map(starter).collect(),
+            starters: (0..starters).map(starter).collect(),
             runtime,
             client,
             provider,

@@ -3,53 +3,72 @@
 //!
 //! The roles and grants are those of docs/operations.md, attempts and leases are duroxide's defaults. The short form breaks
 //! every object of the catalogue for 0.1 s. The long form (`STEADFAST_FIELD_FORM=long`) is the product of objects,
-//! SQLSTATEs and 0.1, 3 and 60 s, the last longer than both leases; `STEADFAST_FIELD_SECONDS` and `STEADFAST_FIELD_PLACES`
-//! choose lengths and how many stores are under load at once, and `STEADFAST_FIELD_REPORT` where the report goes.
+//! SQLSTATEs and 0.1 and 3 s, and one trouble of each object lasts 60 s, which is longer than both leases.
+//! `STEADFAST_FIELD_SECONDS` chooses other lengths for all cells, `STEADFAST_FIELD_PLACES` how many stores are under load at
+//! once.
 
 #![allow(clippy::print_stdout, reason = "it says how many cells ran")]
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use duroxide::runtime::RuntimeOptions;
+use tokio::sync::Semaphore;
 use tokio_postgres::Client;
 
 mod cells;
 pub(crate) mod documented;
 pub(crate) mod load;
 
+use super::form::is_long;
 use cells::{Cell, SQLSTATES};
 use documented::Documented;
 use load::{Load, Verdict};
 
 /// Between two cells of the short form.
 const CALM: Duration = Duration::from_millis(150);
-
-/// Which form of a suite runs.
-pub(crate) fn is_long() -> bool {
-    std::env::var("STEADFAST_FIELD_FORM").is_ok_and(|form| form == "long")
-}
+/// Stores of the long form. Most of the time each of them waits for its trouble to end.
+const PLACES: usize = 32;
+/// Longer than both leases.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// How the suite runs.
 struct Form {
     lasting: Vec<Duration>,
+    /// How long the first trouble of each object lasts as well.
+    longest: Option<Duration>,
     places: usize,
     /// The whole product, and everything has ended between two cells.
     long: bool,
+    /// The load of one place.
+    starters: usize,
+    pause: Duration,
+    pool_size: usize,
+    /// Installing takes a machine's time: not all do it at once.
+    opening: Semaphore,
 }
 
 impl Form {
     fn chosen() -> Self {
         let long = is_long();
-        let seconds = std::env::var("STEADFAST_FIELD_SECONDS")
-            .unwrap_or_else(|_| if long { "0.1,3,60".to_owned() } else { "0.1".to_owned() });
+        let chosen = std::env::var("STEADFAST_FIELD_SECONDS").ok();
+        let longest = (long && chosen.is_none()).then_some(LONGEST);
+        let seconds = chosen.unwrap_or_else(|| if long { "0.1,3".to_owned() } else { "0.1".to_owned() });
         let parse = |text: &str| Duration::from_secs_f64(text.trim().parse().expect("a number of seconds"));
         let places = std::env::var("STEADFAST_FIELD_PLACES").ok();
         Self {
             lasting: seconds.split(',').map(parse).collect(),
-            places: places.map_or(if long { 12 } else { 3 }, |n| n.parse().expect("a number of places")),
+            longest,
+            places: places.map_or(if long { PLACES } else { 3 }, |n| {
+                n.parse().expect("a number of places")
+            }),
             long,
+            starters: if long { 3 } else { 12 },
+            pause: Duration::from_millis(if long { 1500 } else { 20 }),
+            pool_size: if long { 3 } else { 10 },
+            opening: Semaphore::new(3),
         }
     }
 }
@@ -75,33 +94,41 @@ async fn all_cells(place: &Documented, client: &Client, form: &Form) -> Vec<Cell
 /// What a place has done.
 #[derive(Default)]
 struct Done {
-    lines: Vec<String>,
+    objects: BTreeMap<String, Object>,
     cells: usize,
     acknowledged: usize,
     failed: Vec<String>,
 }
 
+/// What happened to an object.
+#[derive(Default)]
+struct Object {
+    cells: usize,
+    /// The longest time from the end of a trouble until everything had ended, and which that was.
+    longest: (Duration, String),
+}
+
 /// One store under load, on which every so manieth cell happens, one after the other.
 async fn one_place(number: usize, form: Arc<Form>, done: Arc<Mutex<Done>>) {
+    let turn = form.opening.acquire().await.expect("it is not closed");
     let place = Documented::create().await;
     let client = place.superuser().await;
     let worker = place
         .builder("steadfast_worker")
+        .pool_size(form.pool_size)
         .connect()
         .await
         .expect("open as the worker");
-    let mut load = Load::begin(
-        Arc::new(worker.clone()),
-        RuntimeOptions::default(),
-        Duration::from_millis(20),
-    )
-    .await;
+    let (provider, options) = (Arc::new(worker.clone()), RuntimeOptions::default());
+    let mut load = Load::begin_with(provider, options, form.pause, form.starters).await;
+    drop(turn);
     load.reached(10).await;
     let cells = all_cells(&place, &client, &form).await;
-    for cell in cells.iter().skip(number).step_by(form.places) {
-        for lasting in &form.lasting {
-            let begun = Instant::now();
+    for (n, cell) in cells.iter().enumerate().skip(number).step_by(form.places) {
+        let is_first = n == 0 || cells[n - 1].row != cell.row;
+        for lasting in form.lasting.iter().chain(form.longest.iter().filter(|_| is_first)) {
             run(&place, &client, cell, *lasting).await;
+            let over = Instant::now();
             if form.long {
                 load.judge().await;
             } else {
@@ -109,8 +136,13 @@ async fn one_place(number: usize, form: Arc<Form>, done: Arc<Mutex<Done>>) {
             }
             let mut done = done.lock().unwrap();
             done.cells += 1;
-            let line = format!("| {} | {} | {lasting:?} | {:?} |", cell.row, cell.what, begun.elapsed());
-            done.lines.push(line);
+            if done.cells.is_multiple_of(100) {
+                eprintln!("{} cells ran", done.cells);
+            }
+            let object = done.objects.entry(cell.row.clone()).or_default();
+            object.cells += 1;
+            let after = (over.elapsed(), format!("{}, {lasting:?}", cell.what));
+            object.longest = std::mem::take(&mut object.longest).max(after);
         }
     }
     let Verdict { acknowledged, failed } = load.settle().await;
@@ -148,17 +180,14 @@ async fn nothing_acknowledged_fails_whatever_the_server_answers() {
         done.acknowledged,
         done.failed.len()
     );
-    report(&form, &done);
+    tell(&form, &done);
     assert!(done.cells > 100 && done.acknowledged > 0);
     assert!(done.failed.is_empty(), "{:#?}", done.failed);
 }
 
-/// The report of this run, if one is wanted.
-fn report(form: &Form, done: &Done) {
-    let Ok(path) = std::env::var("STEADFAST_FIELD_REPORT") else {
-        return;
-    };
-    let mut text = String::from("# Every error, in production's configuration\n\n");
+/// The report of this run.
+fn tell(form: &Form, done: &Done) {
+    let mut text = String::from("\n## Every error, in production's configuration\n\n");
     let _ = writeln!(
         text,
         "{} cells of {:?}, {} stores under load at once. {} acknowledged starts, {} of them did not complete.\n",
@@ -168,10 +197,11 @@ fn report(form: &Form, done: &Done) {
         done.acknowledged,
         done.failed.len()
     );
-    text.push_str("| object | trouble | lasted | until all had ended |\n|---|---|---|---|\n");
-    for line in &done.lines {
-        text.push_str(line);
-        text.push('\n');
+    text.push_str("After each cell everything had to end. The longest that this took:\n\n");
+    text.push_str("| object | cells | longest, s | after |\n|---|---|---|---|\n");
+    for (object, Object { cells, longest }) in &done.objects {
+        let (after, what) = longest;
+        let _ = writeln!(text, "| {object} | {cells} | {:.1} | {what} |", after.as_secs_f64());
     }
-    std::fs::write(&path, text).unwrap_or_else(|error| panic!("{path}: {error}"));
+    super::form::report(&text);
 }

@@ -4,7 +4,6 @@
 //! Each test is a process of its own, since what it guards against is the end of the process.
 
 use std::collections::BTreeSet;
-use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -17,6 +16,7 @@ use steadfast::postgres::PostgresProvider;
 use steadfast::transfer::{self, Transfer};
 use tokio::runtime::{Builder, Runtime};
 
+use crate::field::form::{is_long, report};
 use crate::harness::{Engine, database_url, fresh_schema};
 use crate::op::scene::{LONG, ack_turn, activity, completed, start};
 
@@ -484,10 +484,7 @@ fn entry() {
 }
 
 fn child(orders: &str) {
-    let rounds = match std::env::var("STEADFAST_FIELD_FORM") {
-        Ok(form) if form == "long" => 20,
-        _ => 1,
-    };
+    let rounds = if is_long() { 20 } else { 1 };
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("output");
     let output = std::fs::File::create(&path).expect("a file for its output");
@@ -504,19 +501,10 @@ fn child(orders: &str) {
     assert!(status.success(), "{orders}: {status}: {said}");
     assert!(said.contains("all rounds are over"), "{orders}: {said}");
     eprintln!("{said}");
-    report(orders, rounds, begun.elapsed());
-}
-
-/// The long form says what it did.
-fn report(orders: &str, rounds: u32, took: Duration) {
-    let Ok(path) = std::env::var("STEADFAST_FIELD_REPORT") else {
-        return;
-    };
-    let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-    let cells = CALLS.len() as u32 * rounds;
-    let line =
-        format!("- kind 1, `{orders}`: {cells} runtimes ended in the middle of calls, in {took:.0?}; nothing was lost");
-    writeln!(file.expect("the report"), "{line}").expect("the report");
+    let (cells, took) = (CALLS.len() as u32 * rounds, begun.elapsed());
+    report(&format!(
+        "- kind 1, `{orders}`: {cells} runtimes ended in the middle of calls, in {took:.0?}; nothing was lost"
+    ));
 }
 
 #[test]

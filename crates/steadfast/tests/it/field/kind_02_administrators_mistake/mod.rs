@@ -6,5 +6,6 @@
 #![allow(clippy::print_stdout, reason = "the field's figures, repeated")]
 
 mod embedded;
+mod renewal;
 mod rights;
 mod under_load;

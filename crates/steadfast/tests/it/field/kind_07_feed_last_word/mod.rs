@@ -13,22 +13,9 @@ mod slow_disk;
 
 use std::time::Duration;
 
-/// Whether the long form was asked for.
-pub(crate) fn long_form() -> bool {
-    std::env::var("STEADFAST_FIELD_FORM").is_ok_and(|form| form == "long")
-}
+use super::form::is_long;
 
 /// How long an event may take after the last write. The safety interval is 15 s.
 fn patience() -> Duration {
-    Duration::from_secs(if long_form() { 1 } else { 8 })
-}
-
-/// Appends to the report of a long form, where one is wanted.
-pub(crate) fn report(text: &str) {
-    use std::io::Write as _;
-    eprintln!("{text}");
-    if let Ok(path) = std::env::var("STEADFAST_FIELD_REPORT") {
-        let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-        writeln!(file.expect("open the report"), "{text}").expect("report");
-    }
+    Duration::from_secs(if is_long() { 1 } else { 8 })
 }

@@ -10,8 +10,9 @@ use steadfast::feed::Feed;
 use steadfast::postgres::PostgresProvider;
 
 use super::child::{Ending, Place, Process};
+use super::patience;
 use super::reader::Reader;
-use super::{long_form, patience, report};
+use crate::field::form::{is_long, report};
 use crate::op::scene::client;
 
 const SHIM: &str = "#define _GNU_SOURCE
@@ -110,7 +111,7 @@ async fn the_last_event_is_seen_although_commits_are_slow() {
     for _ in 0..4 {
         workers.push(idle(&place).await);
     }
-    let rounds = if long_form() { 50 } else { 5 };
+    let rounds = if is_long() { 50 } else { 5 };
     let (mut late, endings) = (Vec::new(), [Ending::Stays, Ending::Killed, Ending::Close]);
     for round in 0..rounds {
         let (count, ending) = (2 + round % 3, endings[round / 2 % 3]);
@@ -149,7 +150,7 @@ async fn the_last_event_is_seen_although_commits_are_slow() {
         late[late.len() / 2],
         late[late.len() - 1]
     ));
-    if long_form() {
+    if is_long() {
         assert!(late.iter().all(|ms| *ms < 1000), "{late:?}");
     }
 }

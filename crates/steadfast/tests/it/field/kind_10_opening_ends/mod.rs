@@ -9,11 +9,19 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 use steadfast::postgres::{Builder, Migrations, OpenErrorKind, PostgresProvider};
 
+use crate::field::form::{is_long, report};
 use crate::harness::{database_url, fresh_schema, raw};
 use hostile::{Hostile, Manner};
 
-/// What no opening may outlast here: `connect_timeout` (2 s) and 10 s.
-const LIMIT: Duration = Duration::from_secs(12);
+/// `connect_timeout` and `call_timeout`: 2 s each in the short form, the defaults in the long one.
+fn patience_secs() -> u32 {
+    if is_long() { 10 } else { 2 }
+}
+
+/// What no opening may outlast: `connect_timeout` and 10 s.
+fn limit() -> Duration {
+    Duration::from_secs(u64::from(patience_secs()) + 10)
+}
 
 const MANNERS: [Manner; 13] = [
     Manner::Deaf,
@@ -34,11 +42,12 @@ const MANNERS: [Manner; 13] = [
 /// Opens against such a server, which must end with an error that says so.
 async fn opens(manner: Manner, open: impl AsyncFnOnce(Builder) -> Option<(OpenErrorKind, String)>) -> String {
     let server = Hostile::start(manner).await;
-    let builder = PostgresProvider::builder(&server.url(2)).call_timeout(Duration::from_secs(2));
+    let patience = patience_secs();
+    let builder = PostgresProvider::builder(&server.url(patience)).call_timeout(Duration::from_secs(patience.into()));
     let started = Instant::now();
-    let (kind, text) = tokio::time::timeout(LIMIT, open(builder))
+    let (kind, text) = tokio::time::timeout(limit(), open(builder))
         .await
-        .unwrap_or_else(|_| panic!("{manner:?}: still opening after {LIMIT:?}"))
+        .unwrap_or_else(|_| panic!("{manner:?}: still opening after {:?}", limit()))
         .unwrap_or_else(|| panic!("{manner:?}: it opened"));
     assert_eq!(kind, OpenErrorKind::Unreachable, "{manner:?}: {text}");
     assert!(
@@ -56,7 +65,7 @@ async fn opens(manner: Manner, open: impl AsyncFnOnce(Builder) -> Option<(OpenEr
 async fn opening_ends_whatever_the_server_does() {
     let provider = async |builder: Builder| builder.connect().await.err().map(|e| (e.kind(), e.to_string()));
     for line in join_all(MANNERS.map(|manner| opens(manner, provider))).await {
-        eprintln!("{line}");
+        report(&format!("- kind 10, opening against a hostile server, {line}"));
     }
 }
 
@@ -79,7 +88,7 @@ async fn one_thread_is_enough() {
 async fn a_password_provider_that_does_not_answer_is_not_waited_for() {
     let server = Hostile::start(Manner::SilentAfterwards).await;
     let builder = PostgresProvider::builder(&server.url(1)).password_provider(std::future::pending);
-    let error = tokio::time::timeout(LIMIT, builder.connect())
+    let error = tokio::time::timeout(limit(), builder.connect())
         .await
         .expect("it hangs")
         .expect_err("nobody is there");
@@ -117,7 +126,7 @@ async fn an_install_does_not_wait_for_ever_for_another() {
             .application_name(&application)
     };
     let opening = builder().install_timeout(Duration::from_secs(1)).connect();
-    let error = tokio::time::timeout(LIMIT, opening)
+    let error = tokio::time::timeout(limit(), opening)
         .await
         .expect("it hangs")
         .expect_err("the lock is taken");
@@ -187,7 +196,7 @@ async fn removing_a_schema_does_not_wait_for_ever() {
         .expect("ask")
         .get(0);
     reader.batch_execute(&format!("BEGIN; {sql}")).await.expect("read");
-    let refused = tokio::time::timeout(LIMIT, provider.cleanup_schema())
+    let refused = tokio::time::timeout(limit(), provider.cleanup_schema())
         .await
         .expect("it hangs")
         .expect_err("somebody reads");

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 
-use super::kind_07_feed_last_word::{long_form, report};
+use super::form::{is_long, report};
 use ground::Ground;
 use trouble::Trouble;
 
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn everything_comes_to_rest_when_trouble_ceases() {
-    let lengths: &[u64] = if long_form() {
+    let lengths: &[u64] = if is_long() {
         &[50, 300, 1_000, 3_000, 6_500, 12_000, 200, 700, 2_000, 20_000]
     } else {
         &[1_200]
