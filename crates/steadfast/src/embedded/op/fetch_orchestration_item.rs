@@ -52,7 +52,14 @@ pub(crate) async fn decode(store: &Store, mut raw: RawTurn) -> Result<Option<Cla
     }
     let history = match std::mem::replace(&mut raw.events, Ok(Vec::new())) {
         Ok(events) => history(store, &mut raw, events),
-        Err(why) => withheld(store, &raw.instance, why).await?,
+        Err(why) => {
+            let history = withheld(store, &raw.instance, why).await?;
+            if history.is_ok() {
+                // Earlier attempts were at what has failed since: they must not fail it again.
+                raw.attempt_count = 1;
+            }
+            history
+        }
     };
     if let Ok(events) = &history {
         messages = hold_back(store, raw.token, events, messages).await?;

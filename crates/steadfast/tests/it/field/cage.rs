@@ -189,7 +189,7 @@ impl Field {
                 self.fails_by_name(&id, "history_limit").await;
             }
             // What is left of them is taken away, also where the instance has failed.
-            eventually("nothing waits for it", async || {
+            eventually(&format!("nothing waits for {id}"), async || {
                 let seen = self.planter.instance(&id).await.expect("look at it")?;
                 (seen.pending_messages == 0).then_some(())
             })
@@ -229,7 +229,7 @@ impl Field {
         // An instance that has failed so is done with: what is still sent to it does not come back for ever.
         let id = format!("history {}", beyond[0]);
         self.go(&id).await;
-        eventually("nothing waits for it", async || {
+        eventually(&format!("nothing waits for {id}"), async || {
             let seen = self.planter.instance(&id).await.expect("look at it")?;
             (seen.pending_messages == 0).then_some(())
         })
