@@ -228,7 +228,7 @@ async fn decode_turn(
         revision: column(row, "history_revision")?,
         last_event_id: column::<Option<i64>>(row, "last_event_id")?.unwrap_or(0),
     };
-    let attempt_count: i32 = column(row, "attempt_count")?;
+    let mut attempt_count: i32 = column(row, "attempt_count")?;
     let message_ids: Vec<i64> = column(row, "message_ids")?;
     let payloads: Vec<Option<&[u8]>> = column(row, "messages")?;
     let token = token_of(group, claim, header.instance_key, &message_ids);
@@ -257,11 +257,11 @@ async fn decode_turn(
     let history = match history(store, &header, row).await {
         _ if !large.is_empty() => {
             let why = format!("a message cannot be handed out: {}", limit.too_large());
-            withheld(store, &header, why).await?
+            withheld(store, &header, why, &mut attempt_count).await?
         }
         Ok(events) => Ok(events),
         Err(StoreError::Item(error @ ItemError::HistoryTooLarge { .. })) => {
-            withheld(store, &header, error.to_string()).await?
+            withheld(store, &header, error.to_string(), &mut attempt_count).await?
         }
         // Trouble that passes is no fault of the history's.
         Err(error) if error.may_pass() => return Err(error),
@@ -304,9 +304,19 @@ async fn decode_turn(
 
 /// What is handed out instead of a history when something is too large: why, unless the instance has ended. Then whatever is
 /// still sent to it is to be acknowledged, not to fail it once more.
-async fn withheld(store: &Arc<Store>, header: &Header, why: String) -> Result<Result<Vec<Event>, String>, StoreError> {
+async fn withheld(
+    store: &Arc<Store>,
+    header: &Header,
+    why: String,
+    attempt_count: &mut i32,
+) -> Result<Result<Vec<Event>, String>, StoreError> {
     let detail = super::instance_detail::get(store, &header.instance).await?;
-    Ok(detail.and_then(|d| in_short(&d.summary)).ok_or(why))
+    let ended = detail.and_then(|d| in_short(&d.summary));
+    if ended.is_some() {
+        // Earlier attempts were at what has failed since: they must not fail it again.
+        *attempt_count = 1;
+    }
+    Ok(ended.ok_or(why))
 }
 
 /// An instance without a row of its own yet is named by its first event or by the message that starts it.
