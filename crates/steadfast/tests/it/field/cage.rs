@@ -273,4 +273,7 @@ async fn changed_files_are_refused_or_work() {
     cells.report("embedded, changed files");
 }
 
-on_both_engines!(a_caged_worker_lives);
+on_both_engines!(
+    #[ignore = "not seen to pass on both engines in its time; `cargo xtask field cage` runs it"]
+    a_caged_worker_lives
+);
